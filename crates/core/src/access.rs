@@ -1,0 +1,170 @@
+//! Who may do what: roles, permissions, and the principal behind a call.
+
+use std::fmt;
+
+use serde::{Deserialize, Serialize};
+
+/// What someone is to the system. Each role has a fixed set of permissions, see [`Role::may`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Role {
+    /// Sees jobs and executions.
+    Viewer,
+    /// Sees and runs jobs.
+    User,
+    /// Sees and runs jobs, and applies catalogues: a CI job.
+    Applier,
+    /// Does everything that people do.
+    Admin,
+    /// An executor daemon, with a token of its own.
+    Executor,
+    /// The bearer of a registration token: may register one executor, nothing else.
+    Registration,
+}
+
+impl Role {
+    /// Every role.
+    pub const ALL: [Self; 6] = [Self::Viewer, Self::User, Self::Applier, Self::Admin, Self::Executor, Self::Registration];
+
+    /// The role as files and output write it.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Viewer => "viewer",
+            Self::User => "user",
+            Self::Applier => "applier",
+            Self::Admin => "admin",
+            Self::Executor => "executor",
+            Self::Registration => "registration",
+        }
+    }
+
+    /// The role of this name.
+    #[must_use]
+    pub fn parse(text: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|role| role.as_str() == text)
+    }
+
+    /// Whether the role has the permission.
+    #[must_use]
+    pub const fn may(self, permission: Permission) -> bool {
+        use Permission as P;
+        match permission {
+            P::Anyone => true,
+            P::ReadCatalog | P::ReadExecutions | P::ReadExecutors => {
+                matches!(self, Self::Viewer | Self::User | Self::Applier | Self::Admin)
+            }
+            P::Execute => matches!(self, Self::User | Self::Applier | Self::Admin),
+            P::Apply => matches!(self, Self::Applier | Self::Admin),
+            P::Administer => matches!(self, Self::Admin),
+            P::RunExecutions => matches!(self, Self::Executor),
+            P::RegisterExecutor => matches!(self, Self::Registration),
+        }
+    }
+}
+
+impl fmt::Display for Role {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(self.as_str())
+    }
+}
+
+/// What a call needs. The controller's table names one for each RPC.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Permission {
+    /// A valid token of any kind.
+    Anyone,
+    /// See jobs, manifests and revisions.
+    ReadCatalog,
+    /// See executions and their logs.
+    ReadExecutions,
+    /// See executors.
+    ReadExecutors,
+    /// Run and cancel jobs.
+    Execute,
+    /// Change a catalogue.
+    Apply,
+    /// Make and revoke tokens.
+    Administer,
+    /// Hold a session, report on executions, write their logs.
+    RunExecutions,
+    /// Register an executor.
+    RegisterExecutor,
+}
+
+impl Permission {
+    /// Every permission.
+    pub const ALL: [Self; 9] = [
+        Self::Anyone,
+        Self::ReadCatalog,
+        Self::ReadExecutions,
+        Self::ReadExecutors,
+        Self::Execute,
+        Self::Apply,
+        Self::Administer,
+        Self::RunExecutions,
+        Self::RegisterExecutor,
+    ];
+}
+
+/// Who makes a call.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Principal {
+    /// The token's id, or what stands for it with other kinds of credential.
+    pub token_id: String,
+    /// The user's name; an executor's id.
+    pub user: String,
+    /// What they are.
+    pub role: Role,
+    /// Their groups.
+    pub groups: Vec<String>,
+}
+
+impl Principal {
+    /// Whether a job for `authorized_groups` is theirs to see and run. Admins and appliers see every job: they change them.
+    #[must_use]
+    pub fn may_use(&self, authorized_groups: &[String]) -> bool {
+        authorized_groups.is_empty()
+            || matches!(self.role, Role::Admin | Role::Applier)
+            || authorized_groups.iter().any(|group| self.groups.contains(group))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The whole table, written out once more: a change of it should be a decision, not an accident.
+    #[test]
+    fn each_role_has_exactly_these_permissions() {
+        use Permission as P;
+        let expected: [(Role, &[P]); 6] = [
+            (Role::Viewer, &[P::Anyone, P::ReadCatalog, P::ReadExecutions, P::ReadExecutors]),
+            (Role::User, &[P::Anyone, P::ReadCatalog, P::ReadExecutions, P::ReadExecutors, P::Execute]),
+            (Role::Applier, &[P::Anyone, P::ReadCatalog, P::ReadExecutions, P::ReadExecutors, P::Execute, P::Apply]),
+            (Role::Admin, &[P::Anyone, P::ReadCatalog, P::ReadExecutions, P::ReadExecutors, P::Execute, P::Apply, P::Administer]),
+            (Role::Executor, &[P::Anyone, P::RunExecutions]),
+            (Role::Registration, &[P::Anyone, P::RegisterExecutor]),
+        ];
+        for (role, permissions) in expected {
+            for permission in Permission::ALL {
+                assert_eq!(role.may(permission), permissions.contains(&permission), "{role} {permission:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn groups_decide_who_sees_a_job() {
+        let principal = |role, groups: &[&str]| Principal {
+            token_id: "t".into(),
+            user: "ann".into(),
+            role,
+            groups: groups.iter().map(|g| (*g).to_owned()).collect(),
+        };
+        let support = ["support".to_owned()];
+        assert!(principal(Role::User, &[]).may_use(&[]));
+        assert!(principal(Role::User, &["ops", "support"]).may_use(&support));
+        assert!(!principal(Role::User, &["ops"]).may_use(&support));
+        assert!(principal(Role::Admin, &[]).may_use(&support));
+    }
+}

@@ -1,0 +1,296 @@
+//! What a schema cannot say about a job: names of variables, defaults within their own rules, patterns that compile. The loader of
+//! files and the controller both ask here, so that a client that skips its own check gets the same findings.
+
+use std::collections::{BTreeSet, HashMap};
+
+use crate::argument;
+use crate::definition::{Argument, ArgumentType, JobDefinition, MAX_PRIORITY, Scalar, SecretSource};
+use crate::label;
+use crate::limit::{LABELS, VARIABLE_NAME_CHARS, VARIABLES_PER_JOB};
+
+/// How much a finding weighs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Severity {
+    /// The job cannot be taken as it is.
+    Error,
+    /// The job can be taken; someone should look.
+    Warning,
+}
+
+/// Something to say about a definition.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Finding {
+    /// How much it weighs.
+    pub severity: Severity,
+    /// A stable code, like `default-type`.
+    pub code: &'static str,
+    /// Where: a JSON pointer into the definition, like `/env_vars/args/0/default`.
+    pub pointer: String,
+    /// What is wrong, a lower-case fragment.
+    pub message: String,
+    /// What to do; empty where the message says it.
+    pub hint: String,
+}
+
+struct Findings(Vec<Finding>);
+
+impl Findings {
+    fn error(&mut self, code: &'static str, pointer: impl Into<String>, message: impl Into<String>, hint: impl Into<String>) {
+        self.0.push(Finding {
+            severity: Severity::Error,
+            code,
+            pointer: pointer.into(),
+            message: message.into(),
+            hint: hint.into(),
+        });
+    }
+
+    fn warning(&mut self, code: &'static str, pointer: impl Into<String>, message: impl Into<String>, hint: impl Into<String>) {
+        self.error(code, pointer, message, hint);
+        if let Some(last) = self.0.last_mut() {
+            last.severity = Severity::Warning;
+        }
+    }
+}
+
+/// Patterns that were tried already, with what is wrong about them: the jobs of a catalogue share many, and compiling one takes
+/// longer than all other checks of a job.
+#[derive(Debug, Clone, Default)]
+pub struct Patterns(HashMap<String, Option<String>>);
+
+impl Patterns {
+    /// What is wrong about a pattern; `None` where it compiles.
+    fn problem(&mut self, pattern: &str) -> Option<String> {
+        if let Some(known) = self.0.get(pattern) {
+            return known.clone();
+        }
+        let problem = argument::compile_pattern(pattern).err().map(|error| {
+            let detail = error.to_string();
+            detail.lines().last().unwrap_or_default().trim_start_matches("error: ").to_owned()
+        });
+        self.0.insert(pattern.to_owned(), problem.clone());
+        problem
+    }
+}
+
+/// Everything there is to say about a definition.
+#[must_use]
+pub fn check(job: &JobDefinition) -> Vec<Finding> {
+    check_with(job, &mut Patterns::default())
+}
+
+/// Everything there is to say about one of many definitions.
+#[must_use]
+pub fn check_with(job: &JobDefinition, patterns: &mut Patterns) -> Vec<Finding> {
+    let mut findings = Findings(Vec::new());
+    check_variables(job, &mut findings);
+    for (index, argument) in job.env_vars.args.iter().enumerate() {
+        check_argument(argument, &format!("/env_vars/args/{index}"), patterns, &mut findings);
+    }
+    for (index, secret) in job.env_vars.secrets.iter().enumerate() {
+        check_secret_source(secret.from.as_ref(), &format!("/env_vars/secrets/{index}/from"), &mut findings);
+    }
+    check_labels(job, &mut findings);
+    check_rest(job, &mut findings);
+    findings.0
+}
+
+fn variable_name_problem(name: &str) -> Option<String> {
+    let first_fits = name.starts_with(|c: char| c.is_ascii_alphabetic() || c == '_');
+    if !first_fits || !name.chars().all(|c| c.is_ascii_alphanumeric() || c == '_') {
+        return Some(format!("\"{}\" cannot be the name of an environment variable", name.escape_debug()));
+    }
+    if name.len() > VARIABLE_NAME_CHARS {
+        return Some(format!("the name has {} characters, at most {VARIABLE_NAME_CHARS} are allowed", name.len()));
+    }
+    name.to_ascii_uppercase().starts_with("OCTAVIUS_").then(|| format!("names that start with OCTAVIUS_ are reserved: {name}"))
+}
+
+fn check_variables(job: &JobDefinition, findings: &mut Findings) {
+    let args = job.env_vars.args.iter().map(|argument| &argument.name).enumerate().map(|(i, name)| ("args", i, name));
+    let secrets = job.env_vars.secrets.iter().map(|secret| &secret.name).enumerate().map(|(i, name)| ("secrets", i, name));
+    let mut seen = BTreeSet::new();
+    for (list, index, name) in args.chain(secrets) {
+        let pointer = format!("/env_vars/{list}/{index}/name");
+        if let Some(problem) = variable_name_problem(name) {
+            let hint = if problem.contains("reserved") {
+                "use another prefix"
+            } else {
+                "use letters, digits and _, not starting with a digit"
+            };
+            findings.error("variable-name", &pointer, problem, hint);
+        }
+        if !seen.insert(name) {
+            findings.error(
+                "duplicate-variable",
+                &pointer,
+                format!("`{name}` is declared twice"),
+                "give one of them another name",
+            );
+        }
+    }
+    for (list, count) in [("args", job.env_vars.args.len()), ("secrets", job.env_vars.secrets.len())] {
+        if count > VARIABLES_PER_JOB {
+            let message = format!("{count} {list}, at most {VARIABLES_PER_JOB} are allowed");
+            findings.error("too-many-variables", format!("/env_vars/{list}"), message, "");
+        }
+    }
+}
+
+fn check_argument(argument: &Argument, pointer: &str, patterns: &mut Patterns, findings: &mut Findings) {
+    let name = &argument.name;
+    let kind = argument.kind;
+    if argument.required && argument.default.is_some() {
+        let message = format!("`{name}` is required and has a default");
+        findings.error("required-default", format!("{pointer}/default"), message, "remove `required`, or the default");
+    }
+    if let Some(problem) = argument.pattern.as_deref().and_then(|pattern| patterns.problem(pattern)) {
+        findings.error("pattern", format!("{pointer}/pattern"), format!("the pattern does not compile: {problem}"), "");
+        return;
+    }
+    let mut choices_fit = true;
+    let mut seen = BTreeSet::new();
+    for (index, choice) in argument.choices.iter().enumerate() {
+        let at = format!("{pointer}/enum/{index}");
+        if let Err(expected) = argument::check_type(kind, &choice.0) {
+            choices_fit = false;
+            let message = format!("\"{}\" is not {expected}", shown(argument, choice));
+            findings.error("enum-type", &at, message, format!("`{name}` has type {}", kind.as_str()));
+        }
+        if !seen.insert(choice) {
+            findings.error("enum-duplicate", &at, format!("\"{}\" is listed twice", shown(argument, choice)), "");
+        }
+    }
+    let Some(default) = &argument.default else { return };
+    let at = format!("{pointer}/default");
+    if let Err(expected) = argument::check_type(kind, &default.0) {
+        let hint = match kind {
+            ArgumentType::Integer | ArgumentType::Number => "write a number, or `type: string`",
+            _ => "change the default, or the type",
+        };
+        findings.error("default-type", at, format!("\"{}\" is not {expected}", shown(argument, default)), hint);
+    } else if choices_fit && let Err(problem) = argument::check_value(argument, &default.0) {
+        findings.error("default-value", at, format!("the default does not fit: {problem}"), "");
+    } else if argument.sensitive {
+        let message = format!("`{name}` is sensitive, and its default is readable in the file");
+        findings.warning("sensitive-default", at, message, "make it required, or declare it as a secret");
+    }
+}
+
+fn shown(argument: &Argument, value: &Scalar) -> String {
+    if argument.sensitive { argument::MASK.to_owned() } else { value.0.escape_debug().to_string() }
+}
+
+fn check_secret_source(from: Option<&SecretSource>, pointer: &str, findings: &mut Findings) {
+    let (parts, what): (Vec<(&str, &str)>, _) = match from {
+        None => return,
+        Some(SecretSource::Kubernetes(source)) => {
+            (vec![("/kubernetes/secret", &source.secret), ("/kubernetes/key", &source.key)], "name")
+        }
+        Some(SecretSource::Environment(variable)) => (vec![("/environment", variable)], "variable"),
+        Some(SecretSource::File(path)) => (vec![("/file", path)], "path"),
+    };
+    for (part, text) in parts {
+        if text.is_empty() || text.contains('\0') {
+            findings.error("secret-source", format!("{pointer}{part}"), format!("not a {what}: \"{}\"", text.escape_debug()), "");
+        }
+    }
+}
+
+fn check_labels(job: &JobDefinition, findings: &mut Findings) {
+    for (field, labels) in [("executor", &job.executor), ("labels", &job.labels)] {
+        if labels.len() > LABELS {
+            let message = format!("{} labels, at most {LABELS} are allowed", labels.len());
+            findings.error("too-many-labels", format!("/{field}"), message, "");
+        }
+        for (key, value) in labels {
+            let pointer = format!("/{field}/{}", key.replace('~', "~0").replace('/', "~1"));
+            if !label::is_valid_part(key, true) || !label::is_valid_part(value, false) {
+                let message = format!("\"{}={}\" is not a label", key.escape_debug(), value.escape_debug());
+                findings.error("label", pointer, message, "keys and values are 1 to 63 characters of A-Z a-z 0-9 . _ -");
+            }
+        }
+    }
+}
+
+fn check_rest(job: &JobDefinition, findings: &mut Findings) {
+    for (index, part) in job.command.iter().enumerate() {
+        if part.contains('\0') || (index == 0 && part.is_empty()) {
+            findings.error("command", format!("/command/{index}"), "not a program or argument", "");
+        }
+    }
+    if job.command.is_empty() && job.image_name.is_empty() {
+        let hint = "add `image_name` for Kubernetes, `command` for the process runner, or both";
+        findings.error("nothing-to-run", "/name", format!("`{}` has neither image_name nor command", job.name), hint);
+    }
+    if job.priority > MAX_PRIORITY {
+        findings.error("priority", "/priority", format!("{} is out of range", job.priority), format!("0 to {MAX_PRIORITY}"));
+    }
+    if job.retries > 100 {
+        findings.error("retries", "/retries", format!("{} retries are out of range", job.retries), "0 to 100");
+    }
+    if job.timeout.is_some_and(|timeout| timeout.get().is_zero()) {
+        findings.error("timeout", "/timeout", "a timeout of 0s ends every run at once", "leave it out for the default of 24h");
+    }
+    if job.concurrency.is_some_and(|concurrency| concurrency.limit == 0) {
+        findings.error("concurrency", "/concurrency/limit", "a limit of 0 never runs", "1 or more");
+    }
+    for (index, group) in job.authorized_groups.iter().enumerate() {
+        if group.trim().is_empty() {
+            findings.error("group", format!("/authorized_groups/{index}"), "a group without a name", "");
+        }
+    }
+    if job.schedule.is_some() {
+        let message = "this version keeps schedules, and does not run jobs by them yet";
+        findings.warning("not-yet-enforced", "/schedule", message, "");
+    }
+    if job.concurrency.is_some() {
+        let message = "this version keeps concurrency limits, and does not enforce them yet";
+        findings.warning("not-yet-enforced", "/concurrency", message, "");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn codes(json: &str) -> Vec<(&'static str, String)> {
+        let job: JobDefinition = serde_json::from_str(json).unwrap();
+        check(&job).into_iter().map(|finding| (finding.code, finding.pointer)).collect()
+    }
+
+    #[test]
+    fn a_good_job_has_no_findings() {
+        let job =
+            r#"{"name":"a","command":["true"],"env_vars":{"args":[{"name":"n","type":"integer","default":1,"enum":[1,2]}]}}"#;
+        assert_eq!(codes(job), []);
+    }
+
+    #[test]
+    fn every_finding_of_a_job_is_told_at_once_with_its_place() {
+        let json = r#"{"name":"a","image_name":"i","timeout":"0s","env_vars":{"args":[
+            {"name":"1x"},{"name":"OCTAVIUS_ID"},{"name":"b","required":true,"default":"x"},{"name":"b"},
+            {"name":"p","pattern":"("},{"name":"t","type":"integer","default":"many"},{"name":"e","enum":["x"],"default":"y"}],
+            "secrets":[{"name":"b"}]},"executor":{"vpc":"not a label"}}"#;
+        let expected = [
+            ("variable-name", "/env_vars/args/0/name"),
+            ("variable-name", "/env_vars/args/1/name"),
+            ("duplicate-variable", "/env_vars/args/3/name"),
+            ("duplicate-variable", "/env_vars/secrets/0/name"),
+            ("required-default", "/env_vars/args/2/default"),
+            ("pattern", "/env_vars/args/4/pattern"),
+            ("default-type", "/env_vars/args/5/default"),
+            ("default-value", "/env_vars/args/6/default"),
+            ("label", "/executor/vpc"),
+            ("timeout", "/timeout"),
+        ];
+        assert_eq!(codes(json), expected.map(|(code, pointer)| (code, pointer.to_owned())));
+    }
+
+    #[test]
+    fn a_sensitive_default_is_in_no_message() {
+        let json = r#"{"name":"a","image_name":"i","env_vars":{"args":[{"name":"p","sensitive":true,"type":"integer","default":"hunter2"}]}}"#;
+        let job: JobDefinition = serde_json::from_str(json).unwrap();
+        assert!(check(&job).iter().all(|finding| !finding.message.contains("hunter2")));
+    }
+}

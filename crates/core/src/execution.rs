@@ -1,0 +1,582 @@
+//! An execution and its life: queued → claimed → starting → running → finished. Pure: an event comes in, the execution changes or
+//! the event is refused with the reason. Whoever stores executions applies each event inside one transaction.
+//!
+//! What holds for every sequence of events: a terminal state never changes; an event that bears an old fence changes nothing but the
+//! record of its own, lost attempt; an attempt starts at most once.
+
+mod state;
+
+use std::time::Duration;
+
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
+
+use crate::argument::Arguments;
+use crate::definition::{JobDefinition, OnLost};
+use crate::digest::Digest;
+use crate::id::{CatalogName, ExecutionId, ExecutorId, JobName};
+use crate::label::Labels;
+use crate::timing::Timing;
+
+pub use state::{Reason, State};
+
+/// What makes one claim different from every other: each call on behalf of an attempt bears it, and a call with another is refused.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct Fence {
+    /// The attempt, counted from 1.
+    pub attempt: u32,
+    /// A random number, drawn at the claim.
+    pub nonce: u64,
+}
+
+/// How an attempt ended.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Ending {
+    /// A terminal state.
+    pub outcome: State,
+    /// Why; none where there is nothing to explain.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reason: Option<Reason>,
+    /// The reason in a sentence, with what to do where there is something.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub message: String,
+    /// The job's exit code, where it had one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub exit_code: Option<i32>,
+}
+
+impl Ending {
+    /// The ending of a job that exited with 0.
+    #[must_use]
+    pub fn succeeded() -> Self {
+        Self { outcome: State::Succeeded, reason: None, message: String::new(), exit_code: Some(0) }
+    }
+
+    /// An ending without exit code.
+    #[must_use]
+    pub fn because(outcome: State, reason: &str, message: impl Into<String>) -> Self {
+        Self { outcome, reason: Some(Reason::new(reason)), message: message.into(), exit_code: None }
+    }
+}
+
+/// One attempt to run the job.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Attempt {
+    /// Counted from 1.
+    pub number: u32,
+    /// Who had it.
+    pub executor: ExecutorId,
+    /// The claim's random number.
+    pub nonce: u64,
+    /// When it was claimed.
+    pub claimed_at: Timestamp,
+    /// When the executor said that it starts.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub starting_at: Option<Timestamp>,
+    /// When the job ran.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub running_at: Option<Timestamp>,
+    /// When the attempt ended.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ended_at: Option<Timestamp>,
+    /// How it ended; none for a claim that went back to the queue without a start, and while it lasts.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ending: Option<Ending>,
+    /// What the executor reported after the attempt had been given up as lost.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub late: Option<Ending>,
+    /// The log's size and CRC-32C at its seal, where it was sealed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub log: Option<LogSeal>,
+    /// What the attempt is where it runs: a process id, a Kubernetes Job.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub runs_as: String,
+}
+
+/// A log's size and checksum when its writer had said everything.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LogSeal {
+    /// Bytes that the job printed, after masking.
+    pub size_bytes: u64,
+    /// CRC-32C of them.
+    pub crc32c: u32,
+}
+
+/// A request to stop, which takes effect wherever the executor next hears of it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CancelRequest {
+    /// Who asked.
+    pub by: String,
+    /// When.
+    pub at: Timestamp,
+}
+
+/// An execution of a job.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Execution {
+    /// Its id.
+    pub id: ExecutionId,
+    /// The job's name.
+    pub job: JobName,
+    /// The catalogue that the job belongs to.
+    pub catalog: CatalogName,
+    /// The definition that it runs, whatever the catalogue says later.
+    pub definition: Digest,
+    /// The catalogue's revision at the time of the submission.
+    pub revision: u64,
+    /// The arguments, checked and with defaults filled in.
+    pub arguments: Arguments,
+    /// Where the arguments are when they are too large for the record: the digest of a blob that holds them as JSON. `arguments` is
+    /// then empty in the record.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub large_arguments: Option<Digest>,
+    /// Who asked for it.
+    pub user: String,
+    /// When it was accepted, by the controller's clock.
+    pub created_at: Timestamp,
+    /// Where it may run.
+    pub selector: Labels,
+    /// Higher goes first.
+    pub priority: u8,
+    /// Longest run of an attempt.
+    pub timeout: Duration,
+    /// Longest wait in the queue.
+    pub queue_timeout: Duration,
+    /// More attempts that may follow failed ones.
+    pub retries: u32,
+    /// Whether it may run again after a loss.
+    pub on_lost: OnLost,
+    /// Where it is in its life.
+    pub state: State,
+    /// Since when it is in that state.
+    pub state_since: Timestamp,
+    /// How it ended, or why it is back in the queue.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reason: Option<Reason>,
+    /// The reason in a sentence.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub message: String,
+    /// The job's exit code.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub exit_code: Option<i32>,
+    /// When it reached a terminal state.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub finished_at: Option<Timestamp>,
+    /// A request to stop it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cancel: Option<CancelRequest>,
+    /// Its attempts, oldest first; at most [`Execution::MAX_ATTEMPTS`].
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub attempts: Vec<Attempt>,
+}
+
+/// Something that happens to an execution.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Event {
+    /// An executor was chosen.
+    Claim {
+        /// Who.
+        executor: ExecutorId,
+        /// Drawn at random.
+        nonce: u64,
+    },
+    /// The claim goes back to the queue: nothing was started.
+    Unclaim {
+        /// Which claim.
+        fence: Fence,
+        /// Why.
+        reason: Reason,
+        /// The reason in a sentence.
+        message: String,
+    },
+    /// The executor is about to start the job.
+    Start {
+        /// Which claim.
+        fence: Fence,
+    },
+    /// The job runs.
+    Run {
+        /// Which claim.
+        fence: Fence,
+        /// What it is where it runs.
+        runs_as: String,
+    },
+    /// The attempt ended.
+    Finish {
+        /// Which claim.
+        fence: Fence,
+        /// How.
+        ending: Ending,
+        /// Its log, sealed.
+        log: Option<LogSeal>,
+    },
+    /// The executor was not heard of for too long.
+    Lose {
+        /// Which claim.
+        fence: Fence,
+        /// Why, in a sentence.
+        message: String,
+    },
+    /// Someone wants it stopped.
+    Cancel {
+        /// Who.
+        by: String,
+    },
+    /// It has waited in the queue for too long.
+    ExpireInQueue,
+}
+
+/// What an event did.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Applied {
+    /// The execution changed and must be stored.
+    Changed,
+    /// The event had already happened, or does not matter any more; repeating it does no harm.
+    Unchanged,
+}
+
+/// Why an event was refused. Nothing changed.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum Refusal {
+    /// The execution has ended.
+    #[error("the execution has already ended: {0}")]
+    Ended(State),
+    /// The event bears the fence of another claim.
+    #[error("attempt {attempt} is not the current claim any more")]
+    StaleFence {
+        /// The attempt that the event speaks for.
+        attempt: u32,
+    },
+    /// The event does not fit the state.
+    #[error("not possible while {0}")]
+    State(State),
+    /// An ending that is not terminal.
+    #[error("{0} is not an outcome")]
+    NotAnOutcome(State),
+}
+
+/// What a submission brings beside the job.
+#[derive(Debug, Clone)]
+pub struct Submission {
+    /// The id that the client proposed.
+    pub id: ExecutionId,
+    /// Checked arguments.
+    pub arguments: Arguments,
+    /// Who asks.
+    pub user: String,
+    /// The time, by the controller's clock.
+    pub at: Timestamp,
+    /// A timeout for this run alone.
+    pub timeout: Option<Duration>,
+}
+
+impl Execution {
+    /// Most attempts that are kept. Retries are at most 100; the rest is room for claims that came to nothing. The record of so many
+    /// attempts still is one value of the store.
+    pub const MAX_ATTEMPTS: usize = 110;
+
+    /// Attempts, counted from the newest, that keep their messages.
+    const WHOLE_ATTEMPTS: usize = 4;
+
+    /// Most bytes of a message, as an executor may report it.
+    pub const MESSAGE_BYTES: usize = 600;
+
+    /// Arguments that take more bytes than this are kept beside the record, see [`Execution::large_arguments`].
+    pub const ARGUMENTS_BYTES: usize = 4096;
+
+    /// A new execution, queued.
+    #[must_use]
+    pub fn submit(job: &JobDefinition, catalog: CatalogName, revision: u64, submission: Submission, timing: &Timing) -> Self {
+        Self {
+            id: submission.id,
+            job: job.name.clone(),
+            catalog,
+            definition: job.digest(),
+            revision,
+            arguments: submission.arguments,
+            large_arguments: None,
+            user: submission.user,
+            created_at: submission.at,
+            selector: job.executor.clone(),
+            priority: job.priority,
+            timeout: submission.timeout.or(job.timeout.map(Into::into)).unwrap_or(timing.run_timeout),
+            queue_timeout: timing.queue_timeout,
+            retries: job.retries,
+            on_lost: job.on_lost,
+            state: State::Queued,
+            state_since: submission.at,
+            reason: None,
+            message: String::new(),
+            exit_code: None,
+            finished_at: None,
+            cancel: None,
+            attempts: Vec::new(),
+        }
+    }
+
+    /// The current claim, while there is one.
+    #[must_use]
+    pub fn fence(&self) -> Option<Fence> {
+        let held = matches!(self.state, State::Claimed | State::Starting | State::Running);
+        self.attempts.last().filter(|_| held).map(|attempt| Fence { attempt: attempt.number, nonce: attempt.nonce })
+    }
+
+    /// Who has it: the executor of the current claim, or of the last attempt that started.
+    #[must_use]
+    pub fn executor(&self) -> Option<&ExecutorId> {
+        self.attempts.last().filter(|attempt| attempt.ending.is_some() || self.fence().is_some()).map(|attempt| &attempt.executor)
+    }
+
+    /// How often the job has been started, or may have been.
+    #[must_use]
+    pub fn starts(&self) -> usize {
+        self.attempts.iter().filter(|attempt| attempt.starting_at.is_some()).count()
+    }
+
+    /// Applies an event that happened at `at`.
+    ///
+    /// # Errors
+    /// Where the event is not possible; the execution is then as it was.
+    pub fn apply(&mut self, event: Event, at: Timestamp) -> Result<Applied, Refusal> {
+        match event {
+            Event::Claim { executor, nonce } => self.claim(executor, nonce, at),
+            Event::Unclaim { fence, reason, message } => self.unclaim(fence, reason, message, at),
+            Event::Start { fence } => self.start(fence, at),
+            Event::Run { fence, runs_as } => self.run(fence, runs_as, at),
+            Event::Finish { fence, ending, log } => self.finish(fence, ending, log, at),
+            Event::Lose { fence, message } => self.lose(fence, message, at),
+            Event::Cancel { by } => Ok(self.request_cancel(by, at)),
+            Event::ExpireInQueue => self.expire_in_queue(at),
+        }
+    }
+
+    fn claim(&mut self, executor: ExecutorId, nonce: u64, at: Timestamp) -> Result<Applied, Refusal> {
+        match self.state {
+            State::Queued => {}
+            // This very claim, made before; its answer was lost.
+            State::Claimed if self.attempts.last().is_some_and(|last| last.nonce == nonce && last.executor == executor) => {
+                return Ok(Applied::Unchanged);
+            }
+            state if state.is_terminal() => return Err(Refusal::Ended(state)),
+            state => return Err(Refusal::State(state)),
+        }
+        if self.attempts.len() >= Self::MAX_ATTEMPTS {
+            // Only claims that came to nothing can pile up so; the oldest of them says nothing any more.
+            let nothing = |attempt: &Attempt| attempt.starting_at.is_none() && attempt.ending.is_none();
+            let oldest = self.attempts.iter().position(nothing).unwrap_or(0);
+            self.attempts.remove(oldest);
+        }
+        self.shorten();
+        let number = self.attempts.last().map_or(1, |last| last.number + 1);
+        self.attempts.push(Attempt {
+            number,
+            executor,
+            nonce,
+            claimed_at: at,
+            starting_at: None,
+            running_at: None,
+            ended_at: None,
+            ending: None,
+            late: None,
+            log: None,
+            runs_as: String::new(),
+        });
+        self.enter(State::Claimed, at);
+        self.reason = None;
+        self.message.clear();
+        Ok(Applied::Changed)
+    }
+
+    /// Takes what is long from attempts that nobody reads any more, so that the record stays within what a store's value may have.
+    fn shorten(&mut self) {
+        let old = self.attempts.len().saturating_sub(Self::WHOLE_ATTEMPTS);
+        for attempt in &mut self.attempts[..old] {
+            attempt.running_at = None;
+            attempt.runs_as.clear();
+            for ending in [&mut attempt.ending, &mut attempt.late].into_iter().flatten() {
+                ending.message.clear();
+            }
+        }
+    }
+
+    fn unclaim(&mut self, fence: Fence, reason: Reason, message: String, at: Timestamp) -> Result<Applied, Refusal> {
+        self.current(fence)?;
+        if self.state != State::Claimed {
+            return Err(Refusal::State(self.state));
+        }
+        self.current(fence)?.ended_at = Some(at);
+        self.enter(State::Queued, at);
+        self.reason = Some(reason);
+        self.message = message;
+        Ok(Applied::Changed)
+    }
+
+    fn start(&mut self, fence: Fence, at: Timestamp) -> Result<Applied, Refusal> {
+        let state = self.state;
+        let attempt = self.current(fence)?;
+        match state {
+            State::Claimed => {
+                attempt.starting_at = Some(at);
+                self.enter(State::Starting, at);
+                Ok(Applied::Changed)
+            }
+            State::Starting | State::Running => Ok(Applied::Unchanged),
+            state => Err(Refusal::State(state)),
+        }
+    }
+
+    fn run(&mut self, fence: Fence, runs_as: String, at: Timestamp) -> Result<Applied, Refusal> {
+        let state = self.state;
+        if let Some(attempt) = self.attempt_of(fence)
+            && attempt.ending.is_some()
+        {
+            return Ok(Applied::Unchanged); // a repeated or overtaken report of an attempt that has ended
+        }
+        let attempt = self.current(fence)?;
+        match state {
+            State::Starting => {
+                attempt.running_at = Some(at);
+                attempt.runs_as = runs_as;
+                self.enter(State::Running, at);
+                Ok(Applied::Changed)
+            }
+            State::Running => Ok(Applied::Unchanged),
+            state => Err(Refusal::State(state)),
+        }
+    }
+
+    fn finish(&mut self, fence: Fence, ending: Ending, log: Option<LogSeal>, at: Timestamp) -> Result<Applied, Refusal> {
+        if !ending.outcome.is_terminal() {
+            return Err(Refusal::NotAnOutcome(ending.outcome));
+        }
+        if self.fence() != Some(fence) {
+            return self.finish_late(fence, ending, log);
+        }
+        if self.state == State::Claimed && ending.outcome == State::Succeeded {
+            return Err(Refusal::State(self.state)); // it never started
+        }
+        let cancel_requested = self.cancel.is_some();
+        let failed = ending.outcome == State::Failed;
+        let hopeless = ending.reason.as_ref().is_some_and(|reason| reason.0 == Reason::REQUIREMENT_NOT_MET);
+        let attempt = self.current(fence)?;
+        attempt.ended_at = Some(at);
+        attempt.ending = Some(ending.clone());
+        attempt.log = log;
+        if failed && !hopeless && !cancel_requested && self.failures() <= self.retries as usize {
+            self.requeue(ending, at);
+        } else {
+            self.end(ending, at);
+        }
+        Ok(Applied::Changed)
+    }
+
+    /// A report for a claim that is not the current one: kept beside a loss, and otherwise a repetition or stale.
+    fn finish_late(&mut self, fence: Fence, ending: Ending, log: Option<LogSeal>) -> Result<Applied, Refusal> {
+        let state = self.state;
+        let Some(attempt) = self.attempt_of(fence) else {
+            return Err(Refusal::StaleFence { attempt: fence.attempt });
+        };
+        match (&attempt.ending, &attempt.late) {
+            (Some(known), None) if known.outcome == State::Lost => {
+                attempt.late = Some(ending);
+                attempt.log = attempt.log.or(log);
+                Ok(Applied::Changed)
+            }
+            (Some(_), _) => Ok(Applied::Unchanged),
+            (None, _) if state.is_terminal() => Err(Refusal::Ended(state)),
+            (None, _) => Err(Refusal::StaleFence { attempt: fence.attempt }),
+        }
+    }
+
+    fn lose(&mut self, fence: Fence, message: String, at: Timestamp) -> Result<Applied, Refusal> {
+        let state = self.state;
+        let on_lost = self.on_lost;
+        let attempt = self.current(fence)?;
+        if state == State::Claimed {
+            return self.unclaim(fence, Reason::new(Reason::EXECUTOR_LOST), message, at);
+        }
+        let ending = Ending::because(State::Lost, Reason::EXECUTOR_LOST, message);
+        attempt.ended_at = Some(at);
+        attempt.ending = Some(ending.clone());
+        let may_repeat = on_lost == OnLost::Retry && self.starts() < Self::MAX_ATTEMPTS / 2;
+        if may_repeat && self.cancel.is_none() {
+            self.requeue(ending, at);
+        } else {
+            self.end(ending, at);
+        }
+        Ok(Applied::Changed)
+    }
+
+    fn request_cancel(&mut self, by: String, at: Timestamp) -> Applied {
+        if self.state.is_terminal() || self.cancel.is_some() {
+            return Applied::Unchanged;
+        }
+        let message = format!("cancelled by {by}");
+        self.cancel = Some(CancelRequest { by, at });
+        // Nothing has started while it is queued or claimed, and a start after this is refused.
+        if matches!(self.state, State::Queued | State::Claimed) {
+            let claimed = self.state == State::Claimed;
+            if let Some(attempt) = self.attempts.last_mut().filter(|_| claimed) {
+                attempt.ended_at = Some(at);
+            }
+            self.end(Ending::because(State::Cancelled, Reason::CANCELLED, message), at);
+        }
+        Applied::Changed
+    }
+
+    fn expire_in_queue(&mut self, at: Timestamp) -> Result<Applied, Refusal> {
+        match self.state {
+            State::Queued => {
+                let waited = crate::HumanDuration::new(self.queue_timeout);
+                let message = format!("no executor took it within {waited}");
+                self.end(Ending::because(State::TimedOut, Reason::QUEUE_DEADLINE, message), at);
+                Ok(Applied::Changed)
+            }
+            state if state.is_terminal() => Ok(Applied::Unchanged),
+            state => Err(Refusal::State(state)),
+        }
+    }
+
+    fn requeue(&mut self, ending: Ending, at: Timestamp) {
+        self.enter(State::Queued, at);
+        self.reason = ending.reason;
+        self.message = ending.message;
+    }
+
+    fn end(&mut self, ending: Ending, at: Timestamp) {
+        self.enter(ending.outcome, at);
+        self.reason = ending.reason;
+        self.message = ending.message;
+        self.exit_code = ending.exit_code;
+        self.finished_at = Some(at);
+    }
+
+    fn enter(&mut self, state: State, at: Timestamp) {
+        self.state = state;
+        self.state_since = at;
+    }
+
+    fn failures(&self) -> usize {
+        let failed = |attempt: &&Attempt| attempt.ending.as_ref().is_some_and(|ending| ending.outcome == State::Failed);
+        self.attempts.iter().filter(failed).count()
+    }
+
+    fn attempt_of(&mut self, fence: Fence) -> Option<&mut Attempt> {
+        self.attempts.iter_mut().find(|attempt| attempt.number == fence.attempt && attempt.nonce == fence.nonce)
+    }
+
+    /// The attempt that holds the current claim, if that is what `fence` names.
+    fn current(&mut self, fence: Fence) -> Result<&mut Attempt, Refusal> {
+        if self.state.is_terminal() {
+            return Err(Refusal::Ended(self.state));
+        }
+        let stale = Refusal::StaleFence { attempt: fence.attempt };
+        if self.fence() != Some(fence) {
+            return Err(stale);
+        }
+        self.attempts.last_mut().ok_or(stale)
+    }
+}
+
+#[cfg(test)]
+mod tests;

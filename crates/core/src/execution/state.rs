@@ -1,0 +1,122 @@
+//! The states of an execution, and the reasons for them.
+
+use std::fmt;
+
+use serde::{Deserialize, Serialize};
+
+/// Where an execution is in its life.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum State {
+    /// Waits for an executor.
+    Queued,
+    /// An executor has been chosen and told.
+    Claimed,
+    /// The executor has said that it starts now; from here on the job may have run.
+    Starting,
+    /// The job runs.
+    Running,
+    /// The job ended with exit code 0.
+    Succeeded,
+    /// The job ended otherwise, or could not be started.
+    Failed,
+    /// Someone asked for it to stop.
+    Cancelled,
+    /// It ran, or waited, longer than it may.
+    TimedOut,
+    /// Its executor vanished, and whether the job ended is not known.
+    Lost,
+}
+
+impl State {
+    /// Every state, in the order of life.
+    pub const ALL: [Self; 9] = [
+        Self::Queued,
+        Self::Claimed,
+        Self::Starting,
+        Self::Running,
+        Self::Succeeded,
+        Self::Failed,
+        Self::Cancelled,
+        Self::TimedOut,
+        Self::Lost,
+    ];
+
+    /// Whether nothing follows this state.
+    #[must_use]
+    pub const fn is_terminal(self) -> bool {
+        matches!(self, Self::Succeeded | Self::Failed | Self::Cancelled | Self::TimedOut | Self::Lost)
+    }
+
+    /// The state as output and files write it.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Queued => "queued",
+            Self::Claimed => "claimed",
+            Self::Starting => "starting",
+            Self::Running => "running",
+            Self::Succeeded => "succeeded",
+            Self::Failed => "failed",
+            Self::Cancelled => "cancelled",
+            Self::TimedOut => "timed_out",
+            Self::Lost => "lost",
+        }
+    }
+
+    /// The state of this name.
+    #[must_use]
+    pub fn parse(text: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|state| state.as_str() == text)
+    }
+}
+
+impl fmt::Display for State {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(self.as_str())
+    }
+}
+
+/// Why an execution is as it is: a code that scripts can match. Codes that this version does not know are kept as they came.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct Reason(pub String);
+
+impl Reason {
+    /// The job ended with an exit code other than 0.
+    pub const EXIT_CODE: &'static str = "EXIT_CODE";
+    /// The job was ended by a signal that Octavius did not send.
+    pub const SIGNAL: &'static str = "SIGNAL";
+    /// The job's program could not be started.
+    pub const START_FAILED: &'static str = "START_FAILED";
+    /// The executor cannot run this job at all: a job without `command` on a process runner.
+    pub const REQUIREMENT_NOT_MET: &'static str = "REQUIREMENT_NOT_MET";
+    /// A secret that the job needs was not found where the executor looked.
+    pub const SECRET_MISSING: &'static str = "SECRET_MISSING";
+    /// Someone asked for it to stop.
+    pub const CANCELLED: &'static str = "CANCELLED";
+    /// It ran longer than its timeout.
+    pub const DEADLINE: &'static str = "DEADLINE";
+    /// It waited in the queue longer than it may.
+    pub const QUEUE_DEADLINE: &'static str = "QUEUE_DEADLINE";
+    /// Its executor was not heard of for too long.
+    pub const EXECUTOR_LOST: &'static str = "EXECUTOR_LOST";
+    /// What watched over the process ended without leaving its exit code: killed, or the host restarted.
+    pub const RUNNER_LOST: &'static str = "RUNNER_LOST";
+    /// No `starting` followed the claim in time.
+    pub const CLAIM_EXPIRED: &'static str = "CLAIM_EXPIRED";
+    /// The executor gave the claim back: it is stopping.
+    pub const HANDED_BACK: &'static str = "HANDED_BACK";
+
+    /// A reason of this code.
+    #[must_use]
+    pub fn new(code: &str) -> Self {
+        Self(code.to_owned())
+    }
+}
+
+impl fmt::Display for Reason {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(&self.0)
+    }
+}

@@ -1,0 +1,214 @@
+//! What holds for every sequence of events, and the ordinary ways through a life.
+
+use super::*;
+use proptest::prelude::*;
+
+fn at(second: i64) -> Timestamp {
+    Timestamp::from_second(1_700_000_000 + second).unwrap()
+}
+
+fn submitted(retries: u32, on_lost: OnLost) -> Execution {
+    let mut job: JobDefinition = serde_json::from_str(r#"{"name":"j","command":["true"]}"#).unwrap();
+    job.retries = retries;
+    job.on_lost = on_lost;
+    let submission =
+        Submission { id: ExecutionId::from_bits(7), arguments: Arguments::new(), user: "ann".into(), at: at(0), timeout: None };
+    Execution::submit(&job, CatalogName::new("c").unwrap(), 1, submission, &Timing::default())
+}
+
+fn executor() -> ExecutorId {
+    ExecutorId::new("e1").unwrap()
+}
+
+fn ending() -> impl Strategy<Value = Ending> {
+    (0..5usize, any::<bool>()).prop_map(|(outcome, hopeless)| {
+        let reason = if hopeless { Reason::REQUIREMENT_NOT_MET } else { Reason::EXIT_CODE };
+        Ending::because(State::ALL[4 + outcome], reason, "m")
+    })
+}
+
+/// Fences of the past, the present and never: attempts and nonces from a small range, so that they often meet.
+fn event() -> impl Strategy<Value = Event> {
+    let fence = || (1..6u32, 0..3u64).prop_map(|(attempt, nonce)| Fence { attempt, nonce });
+    prop_oneof![
+        3 => (0..3u64).prop_map(|nonce| Event::Claim { executor: executor(), nonce }),
+        1 => fence().prop_map(|fence| Event::Unclaim { fence, reason: Reason::new(Reason::HANDED_BACK), message: String::new() }),
+        4 => fence().prop_map(|fence| Event::Start { fence }),
+        3 => fence().prop_map(|fence| Event::Run { fence, runs_as: "1".into() }),
+        3 => (fence(), ending()).prop_map(|(fence, ending)| Event::Finish { fence, ending, log: None }),
+        1 => fence().prop_map(|fence| Event::Lose { fence, message: "gone".into() }),
+        1 => Just(Event::Cancel { by: "bob".into() }),
+        1 => Just(Event::ExpireInQueue),
+    ]
+}
+
+fn fence_of(event: &Event) -> Option<Fence> {
+    match event {
+        Event::Unclaim { fence, .. }
+        | Event::Start { fence }
+        | Event::Run { fence, .. }
+        | Event::Finish { fence, .. }
+        | Event::Lose { fence, .. } => Some(*fence),
+        Event::Claim { .. } | Event::Cancel { .. } | Event::ExpireInQueue => None,
+    }
+}
+
+/// Everything of an execution but the late outcomes of lost attempts.
+fn without_late(execution: &Execution) -> Execution {
+    let mut bare = execution.clone();
+    for attempt in &mut bare.attempts {
+        attempt.late = None;
+        attempt.log = None;
+    }
+    bare
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(2000))]
+
+    #[test]
+    fn no_sequence_of_events_breaks_the_rules(
+        events in prop::collection::vec(event(), 0..60), retries in 0..3u32, retry_lost: bool,
+    ) {
+        let mut execution = submitted(retries, if retry_lost { OnLost::Retry } else { OnLost::Fail });
+        for (second, event) in (1..).zip(events) {
+            let before = execution.clone();
+            let applied = execution.apply(event.clone(), at(second));
+            if applied != Ok(Applied::Changed) {
+                prop_assert_eq!(&execution, &before, "refused or repeated events change nothing");
+            }
+            if before.state.is_terminal() {
+                prop_assert_eq!(without_late(&execution), without_late(&before), "terminal states never change");
+            }
+            if let Some(fence) = fence_of(&event) && before.fence() != Some(fence) {
+                prop_assert_eq!(without_late(&execution), without_late(&before), "an old fence never acts");
+            }
+            if execution.starts() > before.starts() {
+                prop_assert_eq!(execution.starts(), before.starts() + 1);
+                prop_assert_eq!(before.state, State::Claimed, "a start needs a claim");
+            }
+            if !retry_lost {
+                let lost = execution.attempts.iter().any(|a| a.ending.as_ref().is_some_and(|e| e.outcome == State::Lost));
+                prop_assert!(!lost || execution.state.is_terminal(), "without on_lost: retry a loss is the end");
+            }
+            prop_assert_eq!(execution.state.is_terminal(), execution.finished_at.is_some());
+            prop_assert!(execution.attempts.windows(2).all(|pair| pair[0].number < pair[1].number));
+            prop_assert!(execution.attempts.len() <= Execution::MAX_ATTEMPTS);
+            let json = serde_json::to_vec(&execution).unwrap();
+            prop_assert_eq!(&serde_json::from_slice::<Execution>(&json).unwrap(), &execution, "it survives storage");
+            prop_assert_eq!(execution.apply(event, at(second)).is_ok_and(|a| a == Applied::Changed) && applied.is_err(), false);
+        }
+    }
+}
+
+fn claimed(execution: &mut Execution, nonce: u64) -> Fence {
+    execution.apply(Event::Claim { executor: executor(), nonce }, at(1)).unwrap();
+    execution.fence().unwrap()
+}
+
+#[test]
+fn the_ordinary_life_of_an_execution() {
+    let mut execution = submitted(0, OnLost::Fail);
+    let fence = claimed(&mut execution, 9);
+    assert_eq!(fence, Fence { attempt: 1, nonce: 9 });
+    for event in [
+        Event::Start { fence },
+        Event::Run { fence, runs_as: "pid 1".into() },
+        Event::Finish { fence, ending: Ending::succeeded(), log: Some(LogSeal { size_bytes: 3, crc32c: 1 }) },
+    ] {
+        assert_eq!(execution.apply(event.clone(), at(2)), Ok(Applied::Changed));
+        assert_eq!(execution.apply(event, at(3)), Ok(Applied::Unchanged), "every report can be repeated");
+    }
+    assert_eq!((execution.state, execution.exit_code), (State::Succeeded, Some(0)));
+}
+
+#[test]
+fn failures_are_retried_as_often_as_the_job_says() {
+    let mut execution = submitted(1, OnLost::Fail);
+    for (round, expected) in [(1, State::Queued), (2, State::Failed)] {
+        let fence = claimed(&mut execution, round);
+        execution.apply(Event::Start { fence }, at(2)).unwrap();
+        let ending = Ending { exit_code: Some(3), ..Ending::because(State::Failed, Reason::EXIT_CODE, "exit code 3") };
+        execution.apply(Event::Finish { fence, ending, log: None }, at(3)).unwrap();
+        assert_eq!(execution.state, expected);
+    }
+    assert_eq!((execution.starts(), execution.exit_code), (2, Some(3)));
+}
+
+#[test]
+fn a_cancel_before_the_start_ends_it_and_refuses_the_start() {
+    let mut execution = submitted(0, OnLost::Fail);
+    let fence = claimed(&mut execution, 1);
+    execution.apply(Event::Cancel { by: "ann".into() }, at(2)).unwrap();
+    assert_eq!(execution.state, State::Cancelled);
+    assert_eq!(execution.apply(Event::Start { fence }, at(3)), Err(Refusal::Ended(State::Cancelled)));
+}
+
+#[test]
+fn a_late_outcome_of_a_lost_attempt_is_kept_beside_it() {
+    let mut execution = submitted(0, OnLost::Fail);
+    let fence = claimed(&mut execution, 1);
+    execution.apply(Event::Start { fence }, at(2)).unwrap();
+    execution.apply(Event::Lose { fence, message: "silent for 3m".into() }, at(3)).unwrap();
+    assert_eq!(execution.state, State::Lost);
+    let late = Event::Finish { fence, ending: Ending::succeeded(), log: None };
+    assert_eq!(execution.apply(late, at(4)), Ok(Applied::Changed));
+    assert_eq!(execution.state, State::Lost);
+    assert_eq!(execution.attempts[0].late, Some(Ending::succeeded()));
+}
+
+#[test]
+fn only_a_job_that_says_so_runs_again_after_a_loss() {
+    let mut execution = submitted(0, OnLost::Retry);
+    let fence = claimed(&mut execution, 1);
+    execution.apply(Event::Start { fence }, at(2)).unwrap();
+    execution.apply(Event::Lose { fence, message: String::new() }, at(3)).unwrap();
+    assert_eq!(execution.state, State::Queued);
+    assert_ne!(claimed(&mut execution, 1), fence);
+}
+
+#[test]
+fn a_claim_whose_answer_was_lost_can_be_made_again_and_another_cannot() {
+    let mut execution = submitted(0, OnLost::Fail);
+    let claim = |nonce| Event::Claim { executor: executor(), nonce };
+    assert_eq!(execution.apply(claim(1), at(1)), Ok(Applied::Changed));
+    assert_eq!(execution.apply(claim(1), at(2)), Ok(Applied::Unchanged));
+    assert_eq!(execution.apply(claim(2), at(2)), Err(Refusal::State(State::Claimed)));
+}
+
+/// Otherwise an execution with many retries could not take another step: its record would not fit the store.
+#[test]
+fn the_longest_life_fits_one_value_of_the_store() {
+    let mut execution = submitted(100, OnLost::Fail);
+    execution.user = "é".repeat(128);
+    execution.arguments = [("a".to_owned(), "x".repeat(Execution::ARGUMENTS_BYTES))].into();
+    execution.selector = (0..crate::limit::LABELS).map(|n| (format!("{n:063}"), "x".repeat(63))).collect();
+    let executor = ExecutorId::new("x".repeat(63)).unwrap();
+    let when = Timestamp::from_nanosecond(1_700_000_000_123_456_789).unwrap();
+    let message = "\"".repeat(Execution::MESSAGE_BYTES);
+    let step = |execution: &mut Execution, event| {
+        execution.apply(event, when).unwrap();
+        let bytes = serde_json::to_vec(&execution).unwrap().len();
+        assert!(bytes < crate::limit::STORED_VALUE_BYTES, "{bytes} after {} attempts", execution.attempts.len());
+    };
+    let mut nonce = u64::MAX;
+    while execution.state == State::Queued {
+        for started in [false, true] {
+            nonce -= 1;
+            step(&mut execution, Event::Claim { executor: executor.clone(), nonce });
+            let fence = execution.fence().unwrap();
+            if started {
+                let reason = Some(Reason("R".repeat(64)));
+                let ending = Ending { outcome: State::Failed, reason, message: message.clone(), exit_code: Some(i32::MIN) };
+                let log = Some(LogSeal { size_bytes: u64::MAX, crc32c: u32::MAX });
+                step(&mut execution, Event::Start { fence });
+                step(&mut execution, Event::Run { fence, runs_as: "\"".repeat(200) });
+                step(&mut execution, Event::Finish { fence, ending, log });
+            } else {
+                step(&mut execution, Event::Unclaim { fence, reason: Reason::new("R"), message: message.clone() });
+            }
+        }
+    }
+    assert_eq!((execution.state, execution.starts()), (State::Failed, 101));
+    assert!(execution.attempts.len() <= Execution::MAX_ATTEMPTS);
+}

@@ -1,0 +1,37 @@
+//! Limits that more than one part of Octavius holds to. Limits of one part stand beside its code.
+
+/// Longest name of a job, catalogue or executor, in characters: what a Kubernetes label value can hold.
+pub const NAME_CHARS: usize = 63;
+
+/// Longest name of an argument or secret, in characters.
+pub const VARIABLE_NAME_CHARS: usize = 128;
+
+/// Largest value of one argument, in bytes. Linux takes 128 KiB per environment string; Kubernetes objects are much smaller.
+pub const ARGUMENT_VALUE_BYTES: usize = 32 * 1024;
+
+/// Largest sum of an execution's argument names and values, in bytes.
+pub const ARGUMENTS_BYTES: usize = 256 * 1024;
+
+/// Most arguments, and most secrets, that one job may declare.
+pub const VARIABLES_PER_JOB: usize = 256;
+
+/// Most labels of a job, of an executor, and of a job's choice of executors.
+pub const LABELS: usize = 32;
+
+/// Largest job file, in bytes.
+pub const JOB_FILE_BYTES: usize = 256 * 1024;
+
+/// Largest catalogue: files.
+pub const CATALOG_JOBS: usize = 10_000;
+
+/// Largest catalogue: bytes of all its files.
+pub const CATALOG_BYTES: usize = 32 * 1024 * 1024;
+
+/// Deepest nesting of a job file.
+pub const FILE_DEPTH: usize = 32;
+
+/// Largest value under one key of the store, in bytes; larger things are split.
+pub const STORED_VALUE_BYTES: usize = 64 * 1024;
+
+/// Most log bytes kept for one attempt. Where a job prints more, the beginning is kept and the cut is marked and counted.
+pub const LOG_BYTES: u64 = 64 * 1024 * 1024;
