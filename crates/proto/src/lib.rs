@@ -1,0 +1,28 @@
+//! The wire format of Octavius: code generated from `/proto`, and its conversions to the domain. From the wire to the domain everything
+//! is checked, and an error names the field; from the domain to the wire nothing can fail.
+
+pub mod client;
+mod convert;
+mod fault;
+
+#[expect(missing_docs, clippy::all, clippy::pedantic, clippy::allow_attributes, reason = "generated code")]
+mod generated {
+    tonic::include_proto!("octavius.v1");
+}
+
+/// Messages, clients and servers of package `octavius.v1`.
+pub mod v1 {
+    pub use super::generated::*;
+}
+
+pub use convert::{
+    InvalidField, definition, digest, ending, execution, execution_id, executor_id, fence, job_name, state, timestamp,
+    to_duration, to_execution, to_state, to_timestamp,
+};
+pub use fault::{DOMAIN, Fault, Violation, reason};
+
+/// The protos' descriptors, for reflection and for tests that walk all RPCs.
+pub const DESCRIPTORS: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/descriptors.bin"));
+
+/// Largest gRPC message that either side takes, in bytes: log appends and applies are cut to 1 MiB, a page of jobs stays below this.
+pub const MAX_MESSAGE_BYTES: usize = 4 * 1024 * 1024;
