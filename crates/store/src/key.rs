@@ -1,0 +1,250 @@
+//! Every key there is, made in one place. Where a key holds a name that may contain `/` or sorts by case, the name is made safe here.
+
+use std::fmt::Write as _;
+
+use octavius_core::{CatalogName, Digest, ExecutionId, ExecutorId, JobName};
+
+use crate::api::Key;
+
+/// Makes any text a single path segment whose order is that of its bytes: everything but `[A-Za-z0-9._=,-]` becomes `%XX`.
+fn segment(text: &str) -> String {
+    let mut safe = String::with_capacity(text.len());
+    for byte in text.bytes() {
+        if byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'_' | b'=' | b',' | b'-') {
+            safe.push(char::from(byte));
+        } else {
+            let _ = write!(safe, "%{byte:02X}");
+        }
+    }
+    safe
+}
+
+/// What all executions' keys start with. They sort newest first.
+#[must_use]
+pub fn executions() -> Key {
+    Key::new("exec/")
+}
+
+/// An execution's record: state, attempts, who, pinned digest.
+#[must_use]
+pub fn execution(id: ExecutionId) -> Key {
+    Key::new(format!("exec/{}", id.inverted()))
+}
+
+/// The execution that a key of [`execution`], [`queued`], [`owned`], [`by_job`] or [`by_user`] is about.
+#[must_use]
+pub fn execution_of(key: &Key) -> Option<ExecutionId> {
+    let last = key.as_str().rsplit('/').next()?;
+    match key.as_str().split('/').next()? {
+        "queue" | "own" => last.parse().ok(),
+        _ => ExecutionId::from_inverted(last),
+    }
+}
+
+/// What the keys of everything that waits start with.
+#[must_use]
+pub fn queue() -> Key {
+    Key::new("queue/")
+}
+
+/// That an execution waits, in its pool of executors. Higher priorities sort first.
+#[must_use]
+pub fn queued(pool: &str, priority: u8, id: ExecutionId) -> Key {
+    Key::new(format!("queue/{}/{}/{id}", segment(pool), octavius_core::definition::MAX_PRIORITY.saturating_sub(priority)))
+}
+
+/// What the keys of everything that any executor holds start with.
+#[must_use]
+pub fn owned_by_all() -> Key {
+    Key::new("own/")
+}
+
+/// What the keys of everything that one executor holds start with.
+#[must_use]
+pub fn owned_by(executor: &ExecutorId) -> Key {
+    Key::new(format!("own/{executor}/"))
+}
+
+/// That an executor holds an execution.
+#[must_use]
+pub fn owned(executor: &ExecutorId, id: ExecutionId) -> Key {
+    Key::new(format!("own/{executor}/{id}"))
+}
+
+/// The executor that a key of [`owned`] names.
+#[must_use]
+pub fn owner_of(key: &Key) -> Option<ExecutorId> {
+    key.as_str().strip_prefix("own/")?.split('/').next()?.parse().ok()
+}
+
+/// What the keys of one job's executions start with. They sort newest first.
+#[must_use]
+pub fn by_job_all(job: &JobName) -> Key {
+    Key::new(format!("by-job/{}/", job.folded()))
+}
+
+/// That an execution is one of this job.
+#[must_use]
+pub fn by_job(job: &JobName, id: ExecutionId) -> Key {
+    Key::new(format!("by-job/{}/{}", job.folded(), id.inverted()))
+}
+
+/// What the keys of one user's executions start with. They sort newest first.
+#[must_use]
+pub fn by_user_all(user: &str) -> Key {
+    Key::new(format!("by-user/{}/", segment(user)))
+}
+
+/// That an execution is one of this user.
+#[must_use]
+pub fn by_user(user: &str, id: ExecutionId) -> Key {
+    Key::new(format!("by-user/{}/{}", segment(user), id.inverted()))
+}
+
+/// A user's own idempotency key.
+#[must_use]
+pub fn once(principal: &str, key: &str) -> Key {
+    Key::new(format!("once/{}/{}", segment(principal), Digest::of(key.as_bytes())))
+}
+
+/// What the presences of executors start with.
+#[must_use]
+pub fn presences() -> Key {
+    Key::new("presence/")
+}
+
+/// That an executor is there.
+#[must_use]
+pub fn presence(executor: &ExecutorId) -> Key {
+    Key::new(format!("presence/{executor}"))
+}
+
+/// What the keys of an execution's logs start with.
+#[must_use]
+pub fn logs(id: ExecutionId) -> Key {
+    Key::new(format!("log/{id}/"))
+}
+
+/// What the keys of one attempt's log start with.
+#[must_use]
+pub fn log(id: ExecutionId, attempt: u32) -> Key {
+    Key::new(format!("log/{id}/{attempt:06}/"))
+}
+
+/// One attempt's log: next offset, checksum so far, whether it is sealed.
+#[must_use]
+pub fn log_head(id: ExecutionId, attempt: u32) -> Key {
+    Key::new(format!("log/{id}/{attempt:06}/head"))
+}
+
+/// What the keys of one attempt's segments start with.
+#[must_use]
+pub fn log_segments(id: ExecutionId, attempt: u32) -> Key {
+    Key::new(format!("log/{id}/{attempt:06}/at/"))
+}
+
+/// The segment of an attempt's log that begins at this byte.
+#[must_use]
+pub fn log_segment(id: ExecutionId, attempt: u32, offset: u64) -> Key {
+    Key::new(format!("log/{id}/{attempt:06}/at/{offset:016x}"))
+}
+
+/// An immutable blob, or the list of its chunks' count where it is large.
+#[must_use]
+pub fn blob(digest: &Digest) -> Key {
+    Key::new(format!("blob/{digest}"))
+}
+
+/// One chunk of a large blob.
+#[must_use]
+pub fn blob_chunk(digest: &Digest, index: usize) -> Key {
+    Key::new(format!("blob/{digest}/{index:06}"))
+}
+
+/// Written by every transaction that adds a name to a catalogue, so that two catalogues cannot take one name at the same time.
+#[must_use]
+pub fn names() -> Key {
+    Key::new("names")
+}
+
+/// What the keys of all catalogues' heads start with: a prefix of its own, so that all heads are one small range.
+#[must_use]
+pub fn catalog_heads() -> Key {
+    Key::new("head/")
+}
+
+/// A catalogue's head: the number of its newest revision.
+#[must_use]
+pub fn catalog_head(catalog: &CatalogName) -> Key {
+    Key::new(format!("head/{catalog}"))
+}
+
+/// The catalogue that a key of [`catalog_head`] names.
+#[must_use]
+pub fn catalog_of(head: &Key) -> Option<CatalogName> {
+    head.as_str().strip_prefix("head/")?.parse().ok()
+}
+
+/// What the keys of a catalogue's revisions start with. They sort newest first.
+#[must_use]
+pub fn catalog_revisions(catalog: &CatalogName) -> Key {
+    Key::new(format!("cat/{catalog}/rev/"))
+}
+
+/// One revision of a catalogue.
+#[must_use]
+pub fn catalog_revision(catalog: &CatalogName, revision: u64) -> Key {
+    Key::new(format!("cat/{catalog}/rev/{:016x}", u64::MAX - revision))
+}
+
+/// What the records of registered executors start with.
+#[must_use]
+pub fn executors() -> Key {
+    Key::new("executor/")
+}
+
+/// A registered executor.
+#[must_use]
+pub fn executor(id: &ExecutorId) -> Key {
+    Key::new(format!("executor/{id}"))
+}
+
+/// What all tokens' records start with.
+#[must_use]
+pub fn tokens() -> Key {
+    Key::new("token/")
+}
+
+/// A token's record, under the SHA-256 of the token.
+#[must_use]
+pub fn token(digest: &Digest) -> Key {
+    Key::new(format!("token/{digest}"))
+}
+
+/// The controller's own facts: its id, made at the first start.
+#[must_use]
+pub fn controller() -> Key {
+    Key::new("controller")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn newer_executions_and_revisions_sort_first() {
+        let (old, new) = (ExecutionId::from_bits(5), ExecutionId::from_bits(6));
+        assert!(execution(new) < execution(old));
+        assert_eq!(execution_of(&execution(new)), Some(new));
+        assert_eq!(execution_of(&queued("any", 5, new)), Some(new));
+        let catalog = CatalogName::new("c").unwrap();
+        assert!(catalog_revision(&catalog, 10) < catalog_revision(&catalog, 9));
+    }
+
+    #[test]
+    fn higher_priorities_sort_first_and_no_name_leaves_its_segment() {
+        let id = ExecutionId::from_bits(1);
+        assert!(queued("any", 9, id) < queued("any", 0, id));
+        assert_eq!(by_user_all("a/../b é").as_str(), "by-user/a%2F..%2Fb%20%C3%A9/");
+    }
+}
