@@ -1,0 +1,24 @@
+//! The catalogue from outside: files in, findings, jobs and plans out.
+
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
+
+mod codes;
+mod documents;
+mod inheritance;
+mod plans;
+mod repository;
+
+use octavius_catalog::{Files, Limits, Loaded, load};
+
+/// Loads a catalogue named `test` of these files.
+fn catalog(files: &[(&str, &str)]) -> Loaded {
+    let named = files.iter().any(|(path, _)| *path == "octavius.yaml");
+    let root = (!named).then_some(("octavius.yaml", "catalog: test\n"));
+    let files = files.iter().copied().chain(root).map(|(path, text)| (path.to_owned(), text.as_bytes().to_vec()));
+    load(&Files::new(files, &Limits::default()))
+}
+
+/// The findings of a catalogue as `path:line:column code`.
+fn places(loaded: &Loaded) -> Vec<String> {
+    loaded.diagnostics.iter().map(|found| format!("{}:{}:{} {}", found.path, found.line, found.column, found.code)).collect()
+}
