@@ -452,22 +452,36 @@ impl Execution {
         if self.fence() != Some(fence) {
             return self.finish_late(fence, ending, log);
         }
-        if self.state == State::Claimed && ending.outcome == State::Succeeded {
-            return Err(Refusal::State(self.state)); // it never started
+        match (self.state, ending.outcome) {
+            (State::Claimed, State::Succeeded) => return Err(Refusal::State(self.state)), // it never started
+            // Nothing had started, so nothing is lost: another may have it.
+            (State::Claimed, State::Lost) => {
+                return self.unclaim(fence, Reason::new(Reason::EXECUTOR_LOST), ending.message, at);
+            }
+            _ => {}
         }
-        let cancel_requested = self.cancel.is_some();
-        let failed = ending.outcome == State::Failed;
-        let hopeless = ending.reason.as_ref().is_some_and(|reason| reason.0 == Reason::REQUIREMENT_NOT_MET);
         let attempt = self.current(fence)?;
         attempt.ended_at = Some(at);
         attempt.ending = Some(ending.clone());
         attempt.log = log;
-        if failed && !hopeless && !cancel_requested && self.failures() <= self.retries as usize {
+        if self.may_go_again(&ending) {
             self.requeue(ending, at);
         } else {
             self.end(ending, at);
         }
         Ok(Applied::Changed)
+    }
+
+    /// Whether another attempt follows one that ended so. After a failure as often as `retries` says; after a loss, where the job may
+    /// have done everything already, only if it says that it may run twice.
+    fn may_go_again(&self, ending: &Ending) -> bool {
+        let hopeless = ending.reason.as_ref().is_some_and(|reason| reason.0 == Reason::REQUIREMENT_NOT_MET);
+        let again = match ending.outcome {
+            State::Failed => !hopeless && self.failures() <= self.retries as usize,
+            State::Lost => self.on_lost == OnLost::Retry && self.starts() < Self::MAX_ATTEMPTS / 2,
+            _ => false,
+        };
+        again && self.cancel.is_none()
     }
 
     /// A report for a claim that is not the current one: kept beside a loss, and otherwise a repetition or stale.
@@ -490,7 +504,6 @@ impl Execution {
 
     fn lose(&mut self, fence: Fence, message: String, at: Timestamp) -> Result<Applied, Refusal> {
         let state = self.state;
-        let on_lost = self.on_lost;
         let attempt = self.current(fence)?;
         if state == State::Claimed {
             return self.unclaim(fence, Reason::new(Reason::EXECUTOR_LOST), message, at);
@@ -498,8 +511,7 @@ impl Execution {
         let ending = Ending::because(State::Lost, Reason::EXECUTOR_LOST, message);
         attempt.ended_at = Some(at);
         attempt.ending = Some(ending.clone());
-        let may_repeat = on_lost == OnLost::Retry && self.starts() < Self::MAX_ATTEMPTS / 2;
-        if may_repeat && self.cancel.is_none() {
+        if self.may_go_again(&ending) {
             self.requeue(ending, at);
         } else {
             self.end(ending, at);

@@ -3,15 +3,9 @@
 /// Longest word, in bytes, that is compared: longer ones are nobody's slip, and comparing takes time by the square.
 const LONGEST: usize = 256;
 
-/// Longest word that a suggestion is looked for, in bytes: names are shorter, and the comparison takes memory for each character.
-const LONGEST: usize = 128;
-
 /// The candidate most like `given`, if any is near enough to be a likely slip.
 #[must_use]
 pub fn nearest<'a>(given: &str, candidates: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
-    if given.len() > LONGEST {
-        return None;
-    }
     if given.len() > LONGEST {
         return None;
     }

@@ -212,3 +212,16 @@ fn the_longest_life_fits_one_value_of_the_store() {
     assert_eq!((execution.state, execution.starts()), (State::Failed, 101));
     assert!(execution.attempts.len() <= Execution::MAX_ATTEMPTS);
 }
+
+#[test]
+fn a_loss_is_not_a_failure_that_retries_repeat() {
+    let lost = || Ending::because(State::Lost, Reason::RUNNER_LOST, "the host restarted");
+    let mut execution = submitted(3, OnLost::Fail);
+    let fence = claimed(&mut execution, 1);
+    execution.apply(Event::Finish { fence, ending: lost(), log: None }, at(2)).unwrap();
+    assert_eq!(execution.state, State::Queued, "nothing had started");
+    let fence = claimed(&mut execution, 2);
+    execution.apply(Event::Start { fence }, at(3)).unwrap();
+    execution.apply(Event::Finish { fence, ending: lost(), log: None }, at(4)).unwrap();
+    assert_eq!(execution.state, State::Lost, "the job may have done its work already");
+}

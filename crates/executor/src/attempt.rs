@@ -1,0 +1,285 @@
+//! The life of one attempt in this executor: prepare, report `starting`, start, follow, report the end, remove. One task each.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use octavius_core::Timing;
+use octavius_core::execution::{Ending, LogSeal, Reason, State};
+use octavius_proto::v1;
+use octavius_proto::v1::report_execution_request::Step;
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
+
+use crate::book::Page;
+use crate::ending;
+use crate::journal::StopCause;
+use crate::link::{Link, Refused};
+use crate::runner::{Held, Launch, Over, Run, Runner, Stage};
+use crate::sys;
+use crate::upload::Upload;
+
+/// A job that has run for so long is reported as running. Shorter ones go from `starting` to their end, which saves a report each.
+const RUNNING_AFTER: Duration = Duration::from_millis(100);
+/// How often the start of a shim that ended before it began is tried.
+const STARTS: usize = 3;
+/// How long, at a shutdown, a report is waited for that says whether a job may start.
+const LAST_WORD: Duration = Duration::from_secs(1);
+
+/// What every attempt needs.
+pub(crate) struct Context {
+    pub(crate) runner: Box<dyn Runner>,
+    pub(crate) link: Link,
+    pub(crate) timing: Timing,
+    pub(crate) shutdown: CancellationToken,
+}
+
+/// Where an attempt begins.
+pub(crate) enum Begin {
+    /// It was just assigned.
+    Assigned(Box<Launch>),
+    /// It cannot run here, for this reason.
+    Impossible(Ending),
+    /// It was found from before.
+    Found(Stage, Arc<dyn Run>),
+}
+
+/// Why an attempt is not followed to its end.
+enum Leave {
+    /// The executor ends; the next one goes on.
+    Shutdown,
+    /// The attempt is not this executor's any more.
+    Fenced,
+    /// The controller does not know it, or not as this executor's.
+    Unknown(String),
+}
+
+impl From<Refused> for Leave {
+    fn from(refused: Refused) -> Self {
+        match refused {
+            Refused::Unknown(message) => Self::Unknown(message),
+            Refused::LogGap(_) | Refused::LogSealed => Self::Unknown(refused.to_string()),
+        }
+    }
+}
+
+/// Leads an attempt through its life.
+pub(crate) async fn drive(context: Arc<Context>, page: Page, begin: Begin) {
+    let held = page.held;
+    let (stage, run) = match begin {
+        Begin::Found(stage, run) => (stage, run),
+        Begin::Impossible(ending) => return unrunnable(&context, &page, &ending).await,
+        Begin::Assigned(_) if context.shutdown.is_cancelled() => {
+            return hand_back(&context, held, "the executor is stopping").await;
+        }
+        Begin::Assigned(launch) => match context.runner.prepare(*launch).await {
+            Ok(run) => (Stage::Prepared, run),
+            Err(ending) => return unrunnable(&context, &page, &ending).await,
+        },
+    };
+    let left = tokio::select! {
+        left = through(&context, &page, stage, &run) => left,
+        () = fenced(&page) => Err(Leave::Fenced),
+    };
+    match left {
+        Ok(()) => run.remove().await,
+        Err(Leave::Shutdown) => {}
+        Err(Leave::Fenced) => {
+            tracing::info!(id = %held.id, attempt = held.fence.attempt, "stopped: the attempt is not this executor's any more");
+            if stop_wholly(&context, &run).await {
+                run.remove().await;
+            }
+        }
+        Err(Leave::Unknown(message)) => {
+            if stop_wholly(&context, &run).await {
+                run.quarantine(&message).await;
+            }
+        }
+    }
+}
+
+/// Reports that an attempt was not started and is given back; at a shutdown only as long as that waits.
+pub(crate) async fn hand_back(context: &Context, held: Held, message: &str) {
+    tracing::info!(id = %held.id, attempt = held.fence.attempt, message, "handed back");
+    let step = Step::HandedBack(v1::HandedBack { message: message.to_owned() });
+    let _ = context.link.report(held, step).await;
+}
+
+/// Reports the end of an attempt that never began.
+async fn unrunnable(context: &Context, page: &Page, ending: &Ending) {
+    page.set_over();
+    let held = page.held;
+    tracing::info!(id = %held.id, attempt = held.fence.attempt, message = ending.message, "cannot be run here");
+    let reported = context.link.report_finished(held, ending, LogSeal { size_bytes: 0, crc32c: 0 });
+    tokio::select! {
+        _ = reported => {}
+        () = context.shutdown.cancelled() => {}
+    }
+}
+
+async fn fenced(page: &Page) {
+    let mut stops = page.stops();
+    if stops.wait_for(|stop| *stop == Some(StopCause::Fenced)).await.is_err() {
+        std::future::pending::<()>().await;
+    }
+}
+
+/// Stops whatever runs, and says nothing of it to anyone; false if the executor's own end came first.
+async fn stop_wholly(context: &Context, run: &Arc<dyn Run>) -> bool {
+    run.stop(StopCause::Fenced).await;
+    tokio::select! {
+        _ = run.wait() => true,
+        () = context.shutdown.cancelled() => false,
+    }
+}
+
+async fn through(context: &Context, page: &Page, stage: Stage, run: &Arc<dyn Run>) -> Result<(), Leave> {
+    if run.stop_asked().await == Some(StopCause::Fenced) {
+        return Err(Leave::Fenced);
+    }
+    let mut upload = Upload::new(page.held, Arc::clone(run));
+    let ending = match stage {
+        Stage::Lost(message) => ending::lost(&message),
+        Stage::Started => match follow(context, page, run, &mut upload, None).await {
+            Ok(ending) => ending,
+            Err(Follow::NotStarted(_)) => begin_and_follow(context, page, run, &mut upload).await?,
+            Err(Follow::Leave(leave)) => return Err(leave),
+        },
+        Stage::Prepared => begin_and_follow(context, page, run, &mut upload).await?,
+    };
+    page.set_over();
+    tokio::select! {
+        finished = finish(context, page.held, &mut upload, &ending) => finished,
+        () = context.shutdown.cancelled() => Err(Leave::Shutdown),
+    }
+}
+
+fn cancelled() -> Ending {
+    Ending::because(State::Cancelled, Reason::CANCELLED, "stopped before it began")
+}
+
+async fn begin_and_follow(context: &Context, page: &Page, run: &Arc<dyn Run>, upload: &mut Upload) -> Result<Ending, Leave> {
+    let mut why = String::new();
+    for _ in 0..STARTS {
+        permission(context, page.held).await?;
+        if page.stop().or(run.stop_asked().await).is_some() {
+            return Ok(cancelled());
+        }
+        let runs_as = match run.start().await {
+            Ok(runs_as) => runs_as,
+            Err(ending) => return Ok(ending),
+        };
+        tracing::debug!(id = %page.held.id, attempt = page.held.fence.attempt, runs_as, "started");
+        match follow(context, page, run, upload, Some(runs_as)).await {
+            Err(Follow::NotStarted(reason)) => why = reason,
+            Err(Follow::Leave(leave)) => return Err(leave),
+            Ok(ending) => return Ok(ending),
+        }
+    }
+    let message = format!("the job could not be started in {STARTS} tries: {why}");
+    Ok(Ending::because(State::Failed, Reason::START_FAILED, message))
+}
+
+/// Reports `starting` until a controller says yes, lately enough to act on it.
+async fn permission(context: &Context, held: Held) -> Result<(), Leave> {
+    loop {
+        // Counted from before the report: that is when the controller surely still counted on this executor.
+        let asked_at = sys::awake();
+        let report = context.link.report(held, Step::Starting(v1::Starting {}));
+        let patience = async {
+            context.shutdown.cancelled().await;
+            tokio::time::sleep(LAST_WORD).await;
+        };
+        let verdict = tokio::select! {
+            verdict = report => verdict?,
+            () = patience => return Err(Leave::Shutdown),
+        };
+        match verdict {
+            v1::Verdict::Accepted if sys::awake().saturating_sub(asked_at) < context.timing.start_within => return Ok(()),
+            v1::Verdict::Accepted => {}
+            v1::Verdict::Stop | v1::Verdict::Unspecified => return Err(Leave::Fenced),
+        }
+    }
+}
+
+/// Why following ended without an ending.
+enum Follow {
+    NotStarted(String),
+    Leave(Leave),
+}
+
+/// Watches over a job that was started, and sends its output meanwhile.
+async fn follow(
+    context: &Context,
+    page: &Page,
+    run: &Arc<dyn Run>,
+    upload: &mut Upload,
+    runs_as: Option<String>,
+) -> Result<Ending, Follow> {
+    let (over_sender, over) = watch::channel(false);
+    let watched = async {
+        let mut stops = page.stops();
+        let running = report_running(context, page.held, runs_as);
+        tokio::pin!(running);
+        let mut reported = false;
+        let ended = loop {
+            let stop = *stops.borrow_and_update();
+            if let Some(cause) = stop {
+                run.stop(cause).await;
+            }
+            tokio::select! {
+                over = run.wait() => break over,
+                Ok(()) = stops.changed() => {}
+                verdict = &mut running, if !reported => match verdict {
+                    Ok(()) => reported = true,
+                    Err(leave) => return Err(Follow::Leave(leave)),
+                },
+            }
+        };
+        match ended {
+            Over::Ended(ending) => {
+                page.set_over();
+                let _ = over_sender.send(true);
+                Ok(ending)
+            }
+            Over::NotStarted(_) if run.stop_asked().await.is_some() => {
+                let _ = over_sender.send(true);
+                Ok(cancelled())
+            }
+            Over::NotStarted(message) => Err(Follow::NotStarted(message)),
+        }
+    };
+    let sent = async {
+        upload.follow(&context.link, over, context.timing.log_poll).await.map_err(|refused| Follow::Leave(refused.into()))
+    };
+    tokio::select! {
+        both = async { tokio::try_join!(watched, sent) } => both.map(|(ending, ())| ending),
+        () = context.shutdown.cancelled() => Err(Follow::Leave(Leave::Shutdown)),
+    }
+}
+
+async fn report_running(context: &Context, held: Held, runs_as: Option<String>) -> Result<(), Leave> {
+    let Some(runs_as) = runs_as else { return Ok(()) };
+    tokio::time::sleep(RUNNING_AFTER).await;
+    match context.link.report(held, Step::Running(v1::Running { runs_as })).await? {
+        v1::Verdict::Stop => Err(Leave::Fenced),
+        v1::Verdict::Accepted | v1::Verdict::Unspecified => Ok(()),
+    }
+}
+
+/// Reports the end until a controller has it, log and all.
+async fn finish(context: &Context, held: Held, upload: &mut Upload, ending: &Ending) -> Result<(), Leave> {
+    loop {
+        let (_sender, over) = watch::channel(true);
+        upload.follow(&context.link, over, context.timing.log_poll).await?;
+        match context.link.report_finished(held, ending, upload.seal()).await {
+            // Whatever the verdict, there is nothing left to do.
+            Ok(_) => break,
+            Err(Refused::LogGap(next)) if next < upload.seal().size_bytes => upload.go_back(next),
+            Err(refused) => return Err(refused.into()),
+        }
+    }
+    tracing::info!(
+        id = %held.id, attempt = held.fence.attempt, outcome = %ending.outcome, message = ending.message, "finished"
+    );
+    Ok(())
+}

@@ -1,0 +1,141 @@
+//! The daemon: takes the data folder, finds what was running, holds a session, and owns every attempt's task.
+
+use std::fs::{File, OpenOptions, TryLockError};
+use std::io;
+use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use tokio::sync::{mpsc, watch};
+use tokio::task::{JoinError, JoinSet};
+use tokio_util::sync::CancellationToken;
+
+use crate::attempt::{Begin, Context, drive, hand_back};
+use crate::book::Book;
+use crate::link::{Link, random};
+use crate::runner::Runner;
+use crate::runner::process::ProcessRunner;
+use crate::session::{Order, Session};
+use crate::{ExecutorError, ExecutorOptions};
+
+/// How long attempts may take to come to rest after a shutdown; they are then left to the next executor.
+const REST: Duration = Duration::from_millis(1500);
+
+/// An executor that is ending, or a process that it was just starting, may hold the data folder's lock for a moment longer.
+const LOCK_PATIENCE: Duration = Duration::from_secs(1);
+const LOCK_AGAIN: Duration = Duration::from_millis(20);
+
+/// A data folder that no other executor has.
+struct DataDir {
+    path: PathBuf,
+    _lock: File,
+}
+
+async fn take(path: &Path) -> Result<DataDir, ExecutorError> {
+    let unusable = |source: io::Error| ExecutorError::DataDir { path: path.to_owned(), source };
+    std::fs::DirBuilder::new().recursive(true).mode(0o700).create(path).map_err(unusable)?;
+    let path = std::fs::canonicalize(path).map_err(unusable)?;
+    let lock =
+        OpenOptions::new().write(true).create(true).truncate(false).mode(0o600).open(path.join("lock")).map_err(unusable)?;
+    let begun = Instant::now();
+    loop {
+        match lock.try_lock() {
+            Ok(()) => return Ok(DataDir { path, _lock: lock }),
+            Err(TryLockError::WouldBlock) if begun.elapsed() < LOCK_PATIENCE => tokio::time::sleep(LOCK_AGAIN).await,
+            Err(TryLockError::WouldBlock) => return Err(ExecutorError::DataDirInUse { path }),
+            Err(TryLockError::Error(error)) => return Err(unusable(error)),
+        }
+    }
+}
+
+/// Runs an executor until `shutdown`, or until it cannot go on.
+pub(crate) async fn run(options: ExecutorOptions, shutdown: CancellationToken) -> Result<(), ExecutorError> {
+    if options.capacity == 0 {
+        return Err(ExecutorError::NoCapacity);
+    }
+    let data_dir = take(&options.data_dir).await?;
+    let unusable = |source| ExecutorError::DataDir { path: data_dir.path.clone(), source };
+    let runner = ProcessRunner::open(&data_dir.path, &options.shim, options.timing.kill_grace).map_err(unusable)?;
+    let found = runner.recover().await.map_err(unusable)?;
+
+    // Ends with this function, however it ends, and ends everything below with it.
+    let shutdown = shutdown.child_token();
+    let _ended_with_this = shutdown.clone().drop_guard();
+    let book = Book::new(options.capacity);
+    let (connection, connected) = watch::channel(None);
+    let (orders, mut ordered) = mpsc::unbounded_channel();
+    let runner_name = runner.name();
+    let context = Arc::new(Context {
+        runner: Box::new(runner),
+        link: Link::new(connected, options.timing),
+        timing: options.timing,
+        shutdown: shutdown.clone(),
+    });
+    let mut attempts = JoinSet::new();
+    if !found.is_empty() {
+        tracing::info!(found = found.len(), "found attempts from before");
+    }
+    for recovered in found {
+        if let Ok(page) = book.enter_found(recovered.held) {
+            attempts.spawn(drive(Arc::clone(&context), page, Begin::Found(recovered.stage, recovered.run)));
+        }
+    }
+    let session = Session {
+        id: options.id,
+        controllers: options.controllers,
+        token: options.token,
+        labels: options.labels,
+        capacity: options.capacity,
+        runner: runner_name,
+        connect_timeout: options.connect_timeout,
+        timing: options.timing,
+        instance: random(),
+        book,
+        orders,
+        connection,
+        shutdown: shutdown.clone(),
+    };
+    let held = {
+        let holding = session.hold();
+        tokio::pin!(holding);
+        loop {
+            tokio::select! {
+                held = &mut holding => break held,
+                Some(order) = ordered.recv() => obey(&mut attempts, &context, order),
+                Some(done) = attempts.join_next() => note(done),
+            }
+        }
+    };
+    shutdown.cancel();
+    // What was assigned and not begun is given back; its tasks see the shutdown.
+    while let Ok(order) = ordered.try_recv() {
+        obey(&mut attempts, &context, order);
+    }
+    let resting = async {
+        while let Some(done) = attempts.join_next().await {
+            note(done);
+        }
+    };
+    if tokio::time::timeout(REST, resting).await.is_err() {
+        tracing::warn!(left = attempts.len(), "left reports to the next executor with this data folder");
+    }
+    attempts.shutdown().await;
+    held
+}
+
+fn obey(attempts: &mut JoinSet<()>, context: &Arc<Context>, order: Order) {
+    let context = Arc::clone(context);
+    match order {
+        Order::Drive(page, begin) => attempts.spawn(drive(context, page, begin)),
+        Order::HandBack(held, message) => attempts.spawn(async move { hand_back(&context, held, &message).await }),
+    };
+}
+
+fn note(done: Result<(), JoinError>) {
+    if let Err(error) = done
+        && error.is_panic()
+    {
+        tracing::error!(%error, "a fault in the executor: the attempt is left to the next executor with this data folder");
+    }
+}

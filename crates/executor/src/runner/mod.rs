@@ -1,0 +1,111 @@
+//! What runs jobs, and what the rest of the executor knows of it. A runner starts a job at most once for each attempt, finds it again
+//! after the executor was away, and keeps its output until it is told to remove it.
+
+pub(crate) mod environment;
+pub(crate) mod process;
+mod recover;
+
+use std::fmt;
+use std::io;
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use octavius_core::argument::Arguments;
+use octavius_core::execution::{Ending, Fence};
+use octavius_core::{ExecutionId, JobDefinition};
+
+use crate::journal::StopCause;
+use crate::mask::Mask;
+
+/// An attempt that this executor holds: which, and the claim's random number.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(crate) struct Held {
+    pub(crate) id: ExecutionId,
+    pub(crate) fence: Fence,
+}
+
+impl fmt::Display for Held {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}-{}", self.id, self.fence.attempt)
+    }
+}
+
+/// What is to be run. No `Debug`: arguments may be sensitive.
+pub(crate) struct Launch {
+    pub(crate) held: Held,
+    pub(crate) job: JobDefinition,
+    pub(crate) arguments: Arguments,
+    pub(crate) timeout: Duration,
+    pub(crate) user: String,
+}
+
+/// How far an attempt had come when it was found again.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Stage {
+    /// Nothing was started; `starting` may have been reported.
+    Prepared,
+    /// It was started, and may have ended since.
+    Started,
+    /// It cannot be known, and will not be, how it ended.
+    Lost(String),
+}
+
+/// An attempt that was found again.
+pub(crate) struct Recovered {
+    pub(crate) held: Held,
+    pub(crate) stage: Stage,
+    pub(crate) run: Arc<dyn Run>,
+}
+
+/// How waiting for a job's end came out.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Over {
+    /// It ended so.
+    Ended(Ending),
+    /// It never began, for this reason, and may be started again.
+    NotStarted(String),
+}
+
+/// Something that runs jobs.
+#[async_trait]
+pub(crate) trait Runner: Send + Sync {
+    /// What it is called in an executor's hello.
+    fn name(&self) -> &'static str;
+
+    /// Makes an attempt ready, so that from here on it is found again after a crash. Nothing is started.
+    ///
+    /// The error is the attempt's ending: this job cannot run here.
+    async fn prepare(&self, launch: Launch) -> Result<Arc<dyn Run>, Ending>;
+
+    /// Everything that was prepared and not removed before this executor began.
+    async fn recover(&self) -> io::Result<Vec<Recovered>>;
+}
+
+/// One attempt in the hands of a runner.
+#[async_trait]
+pub(crate) trait Run: Send + Sync {
+    /// Starts the job and says what it is where it runs. The error is the attempt's ending.
+    async fn start(&self) -> Result<String, Ending>;
+
+    /// Waits until the job is over and nothing is left of it. May be dropped and called again.
+    async fn wait(&self) -> Over;
+
+    /// Asks for the job to be stopped; [`Run::wait`] tells when it has. Asking again does no harm.
+    async fn stop(&self, cause: StopCause);
+
+    /// A stop that was asked for, also by an executor before this one.
+    async fn stop_asked(&self) -> Option<StopCause>;
+
+    /// At most `longest` bytes of output from `offset`, as they came; none where there is no more at present.
+    async fn read(&self, offset: u64, longest: usize) -> io::Result<Vec<u8>>;
+
+    /// What must not leave this machine in the output.
+    fn mask(&self) -> &Mask;
+
+    /// Forgets the attempt and its output.
+    async fn remove(&self);
+
+    /// Puts the attempt aside for people to look at; it is not found again.
+    async fn quarantine(&self, why: &str);
+}

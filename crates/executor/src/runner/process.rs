@@ -1,0 +1,396 @@
+//! The process runner: each job is a process on the executor's machine, under a [shim](crate::shim) of its own.
+//!
+//! A job runs as the executor's user. What the runner keeps apart are working folders, environments and lifetimes, not what a hostile
+//! job could read: that is what the Kubernetes runner is for.
+
+use std::fs::{self, DirBuilder, File, OpenOptions};
+use std::io::{self, Read as _, Write as _};
+use std::os::unix::fs::{DirBuilderExt as _, FileExt as _, OpenOptionsExt as _};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use async_trait::async_trait;
+use octavius_core::execution::{Ending, Fence, Reason, State};
+use rustix::process::Signal;
+use tokio::io::unix::AsyncFd;
+use tokio::task::spawn_blocking;
+
+use super::{Held, Launch, Over, Recovered, Run, Runner, environment};
+use crate::journal::{Exit, JOURNAL, Journal, OUTPUT, STOP, Spec, StopCause, VERSION, WORK, line};
+use crate::mask::Mask;
+use crate::{ending, sys};
+
+/// How often a run is looked at whose shim cannot be waited for, which is so only for moments.
+const LOOK_AGAIN: Duration = Duration::from_millis(20);
+
+/// Where a runner keeps its things.
+#[derive(Debug)]
+pub(super) struct Folders {
+    /// A folder for each attempt.
+    pub(super) runs: PathBuf,
+    /// Attempts that could not be understood, for people to look at.
+    pub(super) quarantine: PathBuf,
+    /// The program that is the shim.
+    pub(super) shim: PathBuf,
+    /// Identifies this start of the machine.
+    pub(super) boot: String,
+}
+
+/// Runs jobs as processes.
+#[derive(Debug)]
+pub(crate) struct ProcessRunner {
+    pub(super) folders: Arc<Folders>,
+    kill_grace: Duration,
+}
+
+pub(super) fn private_folder(path: &Path) -> io::Result<()> {
+    match DirBuilder::new().mode(0o700).create(path) {
+        Err(error) if error.kind() != io::ErrorKind::AlreadyExists => Err(error),
+        _ => Ok(()),
+    }
+}
+
+impl ProcessRunner {
+    /// A runner that keeps its things in `data_dir`, which is there, absolute, and this executor's alone.
+    pub(crate) fn open(data_dir: &Path, shim: &Path, kill_grace: Duration) -> io::Result<Self> {
+        let folders = Folders {
+            runs: data_dir.join("runs"),
+            quarantine: data_dir.join("quarantine"),
+            shim: shim.to_owned(),
+            boot: sys::boot_id(),
+        };
+        for folder in [&folders.runs, &folders.quarantine] {
+            private_folder(folder)?;
+        }
+        Ok(Self { folders: Arc::new(folders), kill_grace })
+    }
+}
+
+#[async_trait]
+impl Runner for ProcessRunner {
+    fn name(&self) -> &'static str {
+        "process"
+    }
+
+    async fn prepare(&self, launch: Launch) -> Result<Arc<dyn Run>, Ending> {
+        if launch.job.command.is_empty() {
+            let message = "the job has no `command`, which the process runner needs: it does not run images; \
+                           add `command` to the job, or run it on a kubernetes executor";
+            return Err(Ending::because(State::Failed, Reason::REQUIREMENT_NOT_MET, message));
+        }
+        let (folders, grace) = (Arc::clone(&self.folders), self.kill_grace);
+        let run = blocking(move || prepare(folders, &launch, grace)).await??;
+        Ok(Arc::new(run))
+    }
+
+    async fn recover(&self) -> io::Result<Vec<Recovered>> {
+        let folders = Arc::clone(&self.folders);
+        spawn_blocking(move || super::recover::scan(&folders)).await.map_err(io::Error::other)?
+    }
+}
+
+fn prepare(folders: Arc<Folders>, launch: &Launch, grace: Duration) -> Result<ProcessRun, Ending> {
+    let held = launch.held;
+    let folder = folders.runs.join(held.to_string());
+    let work = folder.join(WORK);
+    let environment = environment::of(launch, &work, |name| std::env::var_os(name))
+        .map_err(|message| Ending::because(State::Failed, Reason::SECRET_MISSING, message))?;
+    let millis = |duration: Duration| u64::try_from(duration.as_millis()).unwrap_or(u64::MAX);
+    let spec = Spec {
+        version: VERSION,
+        id: held.id,
+        attempt: held.fence.attempt,
+        nonce: held.fence.nonce,
+        boot: folders.boot.clone(),
+        command: launch.job.command.clone(),
+        env: environment.variables,
+        masked: environment.masked,
+        timeout_ms: millis(launch.timeout),
+        kill_grace_ms: millis(grace),
+    };
+    let write = || -> io::Result<()> {
+        DirBuilder::new().mode(0o700).create(&folder)?;
+        DirBuilder::new().mode(0o700).create(&work)?;
+        let mut journal = OpenOptions::new().write(true).create_new(true).mode(0o600).open(folder.join(JOURNAL))?;
+        journal.write_all(&line(&spec)?)
+    };
+    if let Err(error) = write() {
+        let _ = fs::remove_dir_all(&folder);
+        let message = format!("the executor could not write its run folder {}: {error}", folder.display());
+        return Err(Ending::because(State::Failed, Reason::START_FAILED, message));
+    }
+    Ok(ProcessRun::new(folders, &spec))
+}
+
+/// One attempt, by its run folder.
+pub(super) struct ProcessRun {
+    held: Held,
+    folders: Arc<Folders>,
+    folder: PathBuf,
+    timeout: Duration,
+    mask: Mask,
+    shim: Mutex<Option<Arc<Shim>>>,
+    output: Mutex<Option<Arc<File>>>,
+}
+
+/// A shim that can be waited for.
+struct Shim {
+    process: AsyncFd<ProcessFd>,
+    /// Where this executor started it, and so has to take note of its end.
+    child: Mutex<Option<Child>>,
+}
+
+/// For [`AsyncFd`], which wants the descriptor.
+struct ProcessFd(sys::Process);
+
+impl std::os::fd::AsRawFd for ProcessFd {
+    fn as_raw_fd(&self) -> std::os::fd::RawFd {
+        self.0.handle.as_raw_fd()
+    }
+}
+
+impl Shim {
+    fn of(process: sys::Process, child: Option<Child>) -> io::Result<Arc<Self>> {
+        #[expect(
+            deprecated,
+            reason = "its successor is `unsafe`, for descriptors that do not stay open as long as it; this one does"
+        )]
+        let process = AsyncFd::with_interest(ProcessFd(process), tokio::io::Interest::READABLE)?;
+        Ok(Arc::new(Self { process, child: Mutex::new(child) }))
+    }
+
+    async fn ended(&self) {
+        // An error here means that the runtime is going down; whoever waits is dropped with it.
+        if let Ok(mut ready) = self.process.readable().await {
+            ready.retain_ready();
+        }
+        if let Some(mut child) = guard(&self.child).take() {
+            let _ = child.wait();
+        }
+    }
+}
+
+fn guard<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+async fn blocking<T: Send + 'static>(task: impl FnOnce() -> T + Send + 'static) -> Result<T, Ending> {
+    let failed = |error| Ending::because(State::Failed, Reason::START_FAILED, format!("a fault in the executor: {error}"));
+    spawn_blocking(task).await.map_err(failed)
+}
+
+/// What a run folder says about its job.
+#[derive(Debug)]
+pub(super) enum Situation {
+    /// It is over, and how is known.
+    Ended(Exit),
+    /// A shim has the lock; its id, where it has written it already.
+    Watched(Option<u32>),
+    /// Nobody ever started it.
+    NotStarted,
+    /// It was started, its shim is gone, and nobody knows how it ended.
+    Lost(String),
+}
+
+pub(super) fn look(folder: &Path) -> Situation {
+    match look_once(folder) {
+        // A shim may have taken the lock and begun between two looks; it cannot between two more.
+        Situation::Lost(_) => look_once(folder),
+        situation => situation,
+    }
+}
+
+fn look_once(folder: &Path) -> Situation {
+    let read = || -> io::Result<(bool, Vec<u8>)> {
+        let mut journal = File::open(folder.join(JOURNAL))?;
+        // The lock first: a shim that lets go of it has written all that it ever will.
+        let watched = sys::is_locked(&journal)?;
+        let mut bytes = Vec::new();
+        journal.read_to_end(&mut bytes)?;
+        Ok((watched, bytes))
+    };
+    let unreadable = |error: &dyn std::error::Error| Situation::Lost(format!("the job's journal cannot be read: {error}"));
+    let (watched, bytes) = match read() {
+        Ok(read) => read,
+        Err(error) => return unreadable(&error),
+    };
+    match Journal::read(&bytes) {
+        Ok(Journal { exit: Some(exit), .. }) => Situation::Ended(exit),
+        Ok(Journal { shim, .. }) if watched => Situation::Watched(shim),
+        Ok(Journal { started: false, .. }) => Situation::NotStarted,
+        Ok(_) => {
+            Situation::Lost("the process that watched over the job is gone: it was killed, or the machine went down".to_owned())
+        }
+        Err(error) => unreadable(&error),
+    }
+}
+
+impl ProcessRun {
+    pub(super) fn new(folders: Arc<Folders>, spec: &Spec) -> Self {
+        let held = Held { id: spec.id, fence: Fence { attempt: spec.attempt, nonce: spec.nonce } };
+        let values = spec.masked.iter().filter_map(|name| spec.env.get(name).cloned());
+        Self {
+            held,
+            folder: folders.runs.join(held.to_string()),
+            folders,
+            timeout: Duration::from_millis(spec.timeout_ms),
+            mask: Mask::new(values),
+            shim: Mutex::new(None),
+            output: Mutex::new(None),
+        }
+    }
+
+    pub(super) fn held(&self) -> Held {
+        self.held
+    }
+
+    fn asked_to_stop(&self) -> Option<StopCause> {
+        fs::read_to_string(self.folder.join(STOP)).ok().and_then(|text| StopCause::parse(&text))
+    }
+
+    /// Takes over a shim that this executor did not start. Opened before the lock is looked at: a shim that has the lock after its id
+    /// was opened is the process that was opened.
+    fn adopt(&self, pid: u32) -> io::Result<()> {
+        let process = sys::Process::open(pid)?;
+        if sys::is_locked(&File::open(self.folder.join(JOURNAL))?)? {
+            *guard(&self.shim) = Some(Shim::of(process, None)?);
+        }
+        Ok(())
+    }
+
+    /// Kills what a killed shim left behind.
+    async fn kill_rest(&self) {
+        let Held { id, fence } = self.held;
+        let marks = [format!("OCTAVIUS_EXECUTION_ID={id}"), format!("OCTAVIUS_ATTEMPT={}", fence.attempt)];
+        let killed = spawn_blocking(move || sys::kill_marked(&marks)).await.unwrap_or_default();
+        if killed > 0 {
+            tracing::warn!(%id, attempt = fence.attempt, killed, "killed processes that a lost shim had left");
+        }
+    }
+}
+
+#[async_trait]
+impl Run for ProcessRun {
+    async fn start(&self) -> Result<String, Ending> {
+        // Without a pause anywhere: a start that is given up halfway would leave a shim of which nobody knows.
+        let start = || -> io::Result<(u32, Arc<Shim>)> {
+            let mut command = Command::new(&self.folders.shim);
+            command.arg("shim").arg(&self.folder).current_dir("/");
+            command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+            let child = command.spawn()?;
+            let process = sys::Process::open(child.id())?;
+            Ok((process.pid, Shim::of(process, Some(child))?))
+        };
+        let (pid, shim) = start().map_err(|error| {
+            let message = format!("the executor could not start the job's shim {}: {error}", self.folders.shim.display());
+            Ending::because(State::Failed, Reason::START_FAILED, message)
+        })?;
+        *guard(&self.shim) = Some(shim);
+        Ok(format!("pid {pid}"))
+    }
+
+    async fn wait(&self) -> Over {
+        loop {
+            let shim = guard(&self.shim).clone();
+            if let Some(shim) = shim {
+                shim.ended().await;
+                *guard(&self.shim) = None;
+            }
+            match look(&self.folder) {
+                Situation::Ended(exit) => return Over::Ended(ending::of_exit(&exit, self.timeout, self.asked_to_stop())),
+                Situation::NotStarted => return Over::NotStarted("its shim ended before it started the job".to_owned()),
+                Situation::Lost(message) => {
+                    self.kill_rest().await;
+                    return Over::Ended(ending::lost(&message));
+                }
+                Situation::Watched(pid) => {
+                    let adopted = pid.is_some_and(|pid| self.adopt(pid).is_ok()) && guard(&self.shim).is_some();
+                    if !adopted {
+                        tokio::time::sleep(LOOK_AGAIN).await;
+                    } else if self.asked_to_stop().is_some() {
+                        // Whoever asked may have gone before the signal did.
+                        self.signal();
+                    }
+                }
+            }
+        }
+    }
+
+    async fn stop(&self, cause: StopCause) {
+        let asked = self.asked_to_stop();
+        if asked.is_none_or(|asked| asked < cause)
+            && let Err(error) = fs::write(self.folder.join(STOP), cause.as_str())
+        {
+            tracing::warn!(id = %self.held.id, attempt = self.held.fence.attempt, %error, "cannot note that the job is to stop");
+        }
+        self.signal();
+    }
+
+    async fn stop_asked(&self) -> Option<StopCause> {
+        self.asked_to_stop()
+    }
+
+    async fn read(&self, offset: u64, longest: usize) -> io::Result<Vec<u8>> {
+        let opened = guard(&self.output).clone();
+        let file = match opened {
+            Some(file) => file,
+            None => match File::open(self.folder.join(OUTPUT)) {
+                Ok(file) => Arc::clone(guard(&self.output).insert(Arc::new(file))),
+                Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+                Err(error) => return Err(error),
+            },
+        };
+        // The size is known without touching the disk, and mostly there is nothing new.
+        let more = file.metadata()?.len().saturating_sub(offset);
+        let size = usize::try_from(more).unwrap_or(usize::MAX).min(longest);
+        if size == 0 {
+            return Ok(Vec::new());
+        }
+        let read = move || {
+            let mut bytes = vec![0; size];
+            let mut filled = 0;
+            while filled < size {
+                match file.read_at(&mut bytes[filled..], offset + filled as u64) {
+                    Ok(0) => break,
+                    Ok(count) => filled += count,
+                    Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                    Err(error) => return Err(error),
+                }
+            }
+            bytes.truncate(filled);
+            Ok(bytes)
+        };
+        spawn_blocking(read).await.map_err(io::Error::other)?
+    }
+
+    fn mask(&self) -> &Mask {
+        &self.mask
+    }
+
+    async fn remove(&self) {
+        let folder = self.folder.clone();
+        // The journal first: a folder without one is nothing.
+        let remove = move || fs::remove_file(folder.join(JOURNAL)).and_then(|()| fs::remove_dir_all(&folder));
+        let removed = spawn_blocking(remove).await;
+        if let Err(error) = removed.unwrap_or_else(|error| Err(io::Error::other(error))) {
+            tracing::warn!(id = %self.held.id, attempt = self.held.fence.attempt, %error, "cannot remove a run folder");
+        }
+    }
+
+    async fn quarantine(&self, why: &str) {
+        super::recover::quarantine(&self.folders, &self.folder, why);
+    }
+}
+
+impl ProcessRun {
+    fn signal(&self) {
+        let shim = guard(&self.shim).clone();
+        if let Some(shim) = shim
+            && let Err(error) = shim.process.get_ref().0.signal(Signal::TERM)
+        {
+            tracing::warn!(id = %self.held.id, attempt = self.held.fence.attempt, %error, "cannot stop a shim");
+        }
+    }
+}

@@ -1,0 +1,414 @@
+//! A controller for tests. It keeps no more than it must, refuses whatever a real one would, notes whatever an executor should never
+//! do, and can be made to fail in the middle.
+
+use std::collections::HashMap;
+use std::net::{SocketAddr, TcpListener};
+use std::pin::Pin;
+use std::sync::{Arc, Mutex, MutexGuard};
+use std::time::Duration;
+
+use octavius_core::ExecutionId;
+use octavius_proto::v1;
+use octavius_proto::v1::executor_service_server::{ExecutorService, ExecutorServiceServer};
+use octavius_proto::v1::log_service_server::{LogService, LogServiceServer};
+use octavius_proto::v1::report_execution_request::Step;
+use octavius_proto::v1::session_request::Say as Request;
+use octavius_proto::v1::session_response::Say as Response;
+use octavius_proto::{Fault, reason, to_duration};
+use tokio::sync::mpsc;
+use tokio_stream::wrappers::{TcpListenerStream, UnboundedReceiverStream};
+use tonic::{Code, Status, Streaming};
+
+pub(crate) const TOKEN: &str = "octe_good";
+
+/// What is known of an attempt.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Record {
+    pub(crate) nonce: u64,
+    pub(crate) starting: bool,
+    pub(crate) runs_as: Option<String>,
+    pub(crate) finished: Option<v1::Finished>,
+    pub(crate) finished_reports: u32,
+    pub(crate) handed_back: Option<String>,
+    /// The attempt is another's now: everything about it is answered with "stop".
+    pub(crate) fenced: bool,
+    pub(crate) log: Vec<u8>,
+    /// Bytes that were sent though they were there already.
+    pub(crate) repeated: usize,
+    assignment: Option<v1::Assignment>,
+}
+
+impl Record {
+    pub(crate) fn ending(&self) -> Option<v1::Ending> {
+        self.finished.clone()?.ending
+    }
+
+    /// Whether it was assigned and nothing was heard of it since.
+    fn is_open(&self) -> bool {
+        self.assignment.is_some() && !self.starting && !self.fenced && self.finished.is_none() && self.handed_back.is_none()
+    }
+
+    pub(crate) fn text(&self) -> String {
+        String::from_utf8_lossy(&self.log).into_owned()
+    }
+}
+
+/// What a test can see and change.
+#[derive(Default)]
+pub(crate) struct World {
+    pub(crate) attempts: HashMap<(String, u32), Record>,
+    pub(crate) hellos: Vec<v1::Hello>,
+    pub(crate) pings: Vec<u32>,
+    /// What an executor should never have done.
+    pub(crate) violations: Vec<String>,
+    /// So many reports of an end are taken, and the answer is lost.
+    pub(crate) lose_finished_answers: u32,
+    /// So many appends are taken, and the answer is lost.
+    pub(crate) lose_append_answers: u32,
+    /// So many calls of any kind are answered with "unavailable".
+    pub(crate) unavailable: u32,
+    /// Reports of a start are not answered while this is set.
+    pub(crate) hold_starting: bool,
+    /// Every session is refused for this reason.
+    pub(crate) refuse_sessions: Option<(Code, &'static str)>,
+    session: Option<mpsc::UnboundedSender<Result<v1::SessionResponse, Status>>>,
+}
+
+#[derive(Clone)]
+struct Shared(Arc<Mutex<World>>);
+
+impl Shared {
+    fn world(&self) -> MutexGuard<'_, World> {
+        self.0.lock().unwrap()
+    }
+
+    fn trouble(&self) -> Result<(), Status> {
+        let mut world = self.world();
+        if world.unavailable > 0 {
+            world.unavailable -= 1;
+            return Err(Fault::new(Code::Unavailable, reason::STORE_UNAVAILABLE, "made up").into());
+        }
+        Ok(())
+    }
+}
+
+fn authenticate<T>(request: &tonic::Request<T>, token: &str) -> Result<(), Status> {
+    let given = request.metadata().get("authorization").and_then(|value| value.to_str().ok());
+    if given == Some(&format!("Bearer {token}")) {
+        return Ok(());
+    }
+    Err(Fault::new(Code::Unauthenticated, reason::UNAUTHENTICATED, "no valid token").into())
+}
+
+fn verdict(verdict: v1::Verdict) -> tonic::Response<v1::ReportExecutionResponse> {
+    tonic::Response::new(v1::ReportExecutionResponse { verdict: verdict.into() })
+}
+
+#[tonic::async_trait]
+impl ExecutorService for Shared {
+    type SessionStream = Pin<Box<dyn futures::Stream<Item = Result<v1::SessionResponse, Status>> + Send>>;
+
+    async fn register_executor(
+        &self,
+        request: tonic::Request<v1::RegisterExecutorRequest>,
+    ) -> Result<tonic::Response<v1::RegisterExecutorResponse>, Status> {
+        authenticate(&request, "octr_good")?;
+        Ok(tonic::Response::new(v1::RegisterExecutorResponse { token: TOKEN.to_owned(), controller_id: "c".to_owned() }))
+    }
+
+    async fn session(
+        &self,
+        request: tonic::Request<Streaming<v1::SessionRequest>>,
+    ) -> Result<tonic::Response<Self::SessionStream>, Status> {
+        authenticate(&request, TOKEN)?;
+        let mut requests = request.into_inner();
+        let Some(v1::SessionRequest { say: Some(Request::Hello(hello)) }) = requests.message().await? else {
+            return Err(Status::invalid_argument("no hello"));
+        };
+        let (sender, responses) = mpsc::unbounded_channel();
+        {
+            let mut world = self.world();
+            world.hellos.push(hello.clone());
+            if let Some((code, reason)) = world.refuse_sessions {
+                return Err(Fault::new(code, reason, "made up").into());
+            }
+            let welcome = v1::Welcome {
+                version: "test".to_owned(),
+                controller_id: "c".to_owned(),
+                ping_interval: Some(to_duration(Duration::from_millis(100))),
+            };
+            sender.send(Ok(say(Response::Welcome(welcome)))).unwrap();
+            // What was said into a session that was gone already did not arrive.
+            let held: Vec<_> = hello.held.iter().map(|held| (held.id.clone(), held.attempt)).collect();
+            for (_, record) in world.attempts.iter().filter(|(key, record)| record.is_open() && !held.contains(key)) {
+                sender.send(Ok(say(Response::Assignment(record.assignment.clone().unwrap())))).unwrap();
+            }
+            world.session = Some(sender.clone());
+        }
+        let shared = self.clone();
+        tokio::spawn(async move {
+            while let Ok(Some(request)) = requests.message().await {
+                match request.say {
+                    Some(Request::Ping(ping)) => {
+                        shared.world().pings.push(ping.free);
+                        let _ = sender.send(Ok(say(Response::Pong(v1::Pong {}))));
+                    }
+                    other => shared.world().violations.push(format!("said {other:?} in a session")),
+                }
+            }
+            let mut world = shared.world();
+            if world.session.as_ref().is_some_and(|current| current.same_channel(&sender)) {
+                world.session = None;
+            }
+        });
+        Ok(tonic::Response::new(Box::pin(UnboundedReceiverStream::new(responses))))
+    }
+
+    async fn report_execution(
+        &self,
+        request: tonic::Request<v1::ReportExecutionRequest>,
+    ) -> Result<tonic::Response<v1::ReportExecutionResponse>, Status> {
+        authenticate(&request, TOKEN)?;
+        self.trouble()?;
+        let report = request.into_inner();
+        let step = report.step.unwrap();
+        while matches!(step, Step::Starting(_)) && self.world().hold_starting {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+        let mut world = self.world();
+        let World { attempts, violations, lose_finished_answers, .. } = &mut *world;
+        let record = attempts.get_mut(&(report.id.clone(), report.attempt)).unwrap();
+        let mut wrong = |what: &str| violations.push(format!("{}-{}: {what}", report.id, report.attempt));
+        if record.nonce != report.nonce {
+            wrong("another nonce");
+        }
+        if record.fenced {
+            return Ok(verdict(v1::Verdict::Stop));
+        }
+        match step {
+            Step::Starting(_) => {
+                if record.finished.is_some() {
+                    wrong("starts after its end");
+                }
+                if record.handed_back.is_some() {
+                    return Ok(verdict(v1::Verdict::Stop));
+                }
+                record.starting = true;
+            }
+            Step::Running(running) => {
+                if !record.starting {
+                    wrong("runs without a start");
+                }
+                record.runs_as = Some(running.runs_as);
+            }
+            Step::Finished(finished) => {
+                let ending = finished.ending.clone().unwrap();
+                let unstarted = [v1::ExecutionState::Failed, v1::ExecutionState::Lost];
+                if !record.starting && !unstarted.contains(&ending.outcome()) {
+                    wrong("ends without a start");
+                }
+                if finished.log_size != record.log.len() as u64 {
+                    let gap = Fault::new(Code::OutOfRange, reason::LOG_GAP, "not whole").with("next_offset", record.log.len());
+                    return Err(gap.into());
+                }
+                if finished.log_crc32c != crc32c::crc32c(&record.log) {
+                    wrong("another checksum");
+                }
+                if record.finished.as_ref().is_some_and(|before| *before != finished) {
+                    wrong("two different ends");
+                }
+                record.finished = Some(finished);
+                record.finished_reports += 1;
+                if *lose_finished_answers > 0 {
+                    *lose_finished_answers -= 1;
+                    return Err(Status::unavailable("the answer is lost"));
+                }
+            }
+            Step::HandedBack(back) => {
+                if record.starting {
+                    wrong("handed back after its start");
+                }
+                record.handed_back = Some(back.message);
+            }
+        }
+        Ok(verdict(v1::Verdict::Accepted))
+    }
+
+    async fn list_executors(
+        &self,
+        _: tonic::Request<v1::ListExecutorsRequest>,
+    ) -> Result<tonic::Response<v1::ListExecutorsResponse>, Status> {
+        Err(Status::unimplemented(""))
+    }
+}
+
+#[tonic::async_trait]
+impl LogService for Shared {
+    type ReadLogStream = Pin<Box<dyn futures::Stream<Item = Result<v1::ReadLogResponse, Status>> + Send>>;
+
+    async fn append_log(
+        &self,
+        request: tonic::Request<v1::AppendLogRequest>,
+    ) -> Result<tonic::Response<v1::AppendLogResponse>, Status> {
+        authenticate(&request, TOKEN)?;
+        self.trouble()?;
+        let append = request.into_inner();
+        let mut world = self.world();
+        let World { attempts, violations, lose_append_answers, .. } = &mut *world;
+        let record = attempts.get_mut(&(append.id.clone(), append.attempt)).unwrap();
+        let mut wrong = |what: &str| violations.push(format!("{}-{}: {what}", append.id, append.attempt));
+        if record.nonce != append.nonce {
+            wrong("another nonce");
+        }
+        if !record.starting {
+            wrong("a log before the start");
+        }
+        if append.data.is_empty() || append.data.len() > 1024 * 1024 {
+            wrong("a piece that is empty or too large");
+        }
+        let offset = usize::try_from(append.offset).unwrap();
+        if offset > record.log.len() {
+            let next = record.log.len();
+            return Err(Fault::new(Code::OutOfRange, reason::LOG_GAP, "gap").with("next_offset", next).into());
+        }
+        if record.finished.is_some() {
+            return Err(Fault::new(Code::FailedPrecondition, reason::LOG_SEALED, "sealed").into());
+        }
+        let known = (record.log.len() - offset).min(append.data.len());
+        if record.log[offset..offset + known] != append.data[..known] {
+            wrong("other bytes than before");
+        }
+        record.repeated += known;
+        record.log.extend_from_slice(&append.data[known..]);
+        if *lose_append_answers > 0 {
+            *lose_append_answers -= 1;
+            return Err(Status::unavailable("the answer is lost"));
+        }
+        Ok(tonic::Response::new(v1::AppendLogResponse { next_offset: record.log.len() as u64 }))
+    }
+
+    async fn read_log(&self, _: tonic::Request<v1::ReadLogRequest>) -> Result<tonic::Response<Self::ReadLogStream>, Status> {
+        Err(Status::unimplemented(""))
+    }
+}
+
+fn say(say: Response) -> v1::SessionResponse {
+    v1::SessionResponse { say: Some(say) }
+}
+
+/// A controller on an address of its own, which it keeps over restarts.
+pub(crate) struct Controller {
+    shared: Shared,
+    pub(crate) address: SocketAddr,
+    server: Option<tokio::runtime::Runtime>,
+}
+
+impl Controller {
+    pub(crate) fn start() -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let mut controller = Self { shared: Shared(Arc::default()), address: listener.local_addr().unwrap(), server: None };
+        controller.serve(listener);
+        controller
+    }
+
+    fn serve(&mut self, listener: TcpListener) {
+        let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
+        listener.set_nonblocking(true).unwrap();
+        let shared = self.shared.clone();
+        runtime.spawn(async move {
+            let listener = TcpListenerStream::new(tokio::net::TcpListener::from_std(listener).unwrap());
+            let server = tonic::transport::Server::builder()
+                .add_service(ExecutorServiceServer::new(shared.clone()))
+                .add_service(LogServiceServer::new(shared));
+            server.serve_with_incoming(listener).await.unwrap();
+        });
+        self.server = Some(runtime);
+    }
+
+    /// Goes away as a killed process does: connections end in the middle of whatever they do.
+    pub(crate) fn kill(&mut self) {
+        self.server.take().unwrap().shutdown_background();
+        self.world().session = None;
+    }
+
+    /// Comes back on the same address.
+    pub(crate) fn come_back(&mut self) {
+        let listener = crate::eventually("the address is free", || TcpListener::bind(self.address));
+        self.serve(listener);
+    }
+
+    pub(crate) fn world(&self) -> MutexGuard<'_, World> {
+        self.shared.world()
+    }
+
+    /// What is known of an attempt.
+    pub(crate) fn record(&self, id: ExecutionId, attempt: u32) -> Record {
+        self.world().attempts[&(id.to_string(), attempt)].clone()
+    }
+
+    fn tell(&self, response: &Response) {
+        crate::until("an executor listens", || {
+            let world = self.world();
+            world.session.as_ref().is_some_and(|session| session.send(Ok(say(response.clone()))).is_ok())
+        });
+    }
+
+    /// Assigns a job's first attempt and returns its id.
+    pub(crate) fn assign(&self, job: &serde_json::Value) -> ExecutionId {
+        self.assign_with(job, &[], Duration::from_secs(60))
+    }
+
+    pub(crate) fn assign_with(&self, job: &serde_json::Value, arguments: &[(&str, &str)], timeout: Duration) -> ExecutionId {
+        let id = ExecutionId::generate();
+        let assignment = v1::Assignment {
+            id: id.to_string(),
+            attempt: 1,
+            nonce: u64::MAX - 7,
+            definition: job.to_string().into_bytes().into(),
+            arguments: arguments.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect(),
+            timeout: Some(to_duration(timeout)),
+            user: "ann".to_owned(),
+        };
+        let record = Record { nonce: assignment.nonce, assignment: Some(assignment), ..Record::default() };
+        self.world().attempts.insert((id.to_string(), 1), record);
+        self.assign_again(id);
+        id
+    }
+
+    /// Assigns what was assigned before.
+    pub(crate) fn assign_again(&self, id: ExecutionId) {
+        let assignment = self.record(id, 1).assignment.unwrap();
+        self.tell(&Response::Assignment(assignment));
+    }
+
+    pub(crate) fn stop(&self, id: ExecutionId, cause: v1::StopCause) {
+        self.tell(&Response::Stop(v1::Stop { id: id.to_string(), attempt: 1, cause: cause.into() }));
+    }
+
+    /// Waits for an attempt's end.
+    pub(crate) fn ended(&self, id: ExecutionId) -> Record {
+        crate::eventually("the attempt's end", || {
+            let record = self.record(id, 1);
+            if record.finished.is_some() { Ok(record) } else { Err(Box::new(record)) }
+        })
+    }
+
+    /// Waits until an attempt's log holds this.
+    pub(crate) fn logged(&self, id: ExecutionId, text: &str) {
+        crate::eventually("text in the log", || {
+            let log = self.record(id, 1).text();
+            if log.contains(text) { Ok(()) } else { Err(log) }
+        });
+    }
+}
+
+impl Drop for Controller {
+    fn drop(&mut self) {
+        if let Some(server) = self.server.take() {
+            server.shutdown_background();
+        }
+        if !std::thread::panicking() {
+            assert_eq!(self.world().violations, Vec::<String>::new());
+        }
+    }
+}
