@@ -1,0 +1,248 @@
+//! The tree of commands and the flags that all of them take. What a command does, and its own flags, are in its module.
+
+use std::path::PathBuf;
+
+use clap::{Args, CommandFactory as _, Parser, Subcommand};
+
+use crate::commands::{
+    apply, cancel, completion, config, controller, create, demo, describe, dev, diff, execute, executions, executor, executors,
+    getlogs, history, list, schema, status, tokens, validate, version, whoami,
+};
+
+/// A job catalogue that a team reviews in pull requests and runs anywhere
+#[derive(Debug, Parser)]
+#[command(name = "octavius", version, disable_help_subcommand = true, max_term_width = 120)]
+pub struct Cli {
+    /// How to reach a controller.
+    #[command(flatten)]
+    pub connect: ConnectArgs,
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// How to reach a controller. Their environment variables are read in [`crate::config`], after the flags of all commands are known.
+#[derive(Debug, Clone, Default, Args)]
+#[command(next_help_heading = "Connection")]
+pub struct ConnectArgs {
+    /// Configuration file [default: ./octavius_client.yaml, then ~/.octavius/octavius_client.yaml] [env: OCTAVIUS_CONFIG]
+    #[arg(long, global = true, value_name = "FILE", hide_short_help = true)]
+    pub config: Option<PathBuf>,
+    /// Context of the configuration file [env: OCTAVIUS_CONTEXT]
+    #[arg(long, global = true, value_name = "NAME", hide_short_help = true)]
+    pub context: Option<String>,
+    /// Address of the controller, several by comma [env: OCTAVIUS_CP_HOST, CP_HOST]
+    #[arg(long, global = true, value_name = "HOST:PORT", hide_short_help = true)]
+    pub cp_host: Option<String>,
+    /// Your mail address [env: OCTAVIUS_EMAIL_ID, EMAIL_ID]
+    #[arg(long, global = true, value_name = "ADDRESS", hide_short_help = true)]
+    pub email_id: Option<String>,
+    /// Token; others on this machine can read it from the list of processes [env: OCTAVIUS_TOKEN, ACCESS_TOKEN]
+    #[arg(long, global = true, value_name = "TOKEN", hide_short_help = true, conflicts_with = "token_file")]
+    pub token: Option<String>,
+    /// File that holds the token, or - for standard input [env: OCTAVIUS_TOKEN_FILE]
+    #[arg(long, global = true, value_name = "FILE", hide_short_help = true)]
+    pub token_file: Option<PathBuf>,
+    /// Longest wait for the controller, 0 for the default of 10 [env: OCTAVIUS_TIME_OUT, CONNECTION_TIMEOUT_SECS]
+    #[arg(long, global = true, value_name = "SECONDS", hide_short_help = true)]
+    pub time_out: Option<u64>,
+    /// Never ask; as without a terminal [env: OCTAVIUS_NO_INPUT]
+    #[arg(long, global = true, hide_short_help = true)]
+    pub no_input: bool,
+}
+
+/// What to do.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Check the files of a catalogue, offline
+    Validate(validate::ValidateArgs),
+    /// Show what an apply would change
+    Diff(diff::DiffArgs),
+    /// Make the controller hold what the files say
+    Apply(apply::ApplyArgs),
+    /// Show the revisions of a catalogue
+    History(history::HistoryArgs),
+    /// Put one job into the catalogue `manual`
+    Create(create::CreateArgs),
+    /// Remove one job from the catalogue `manual`
+    Delete(create::DeleteArgs),
+    /// Print the JSON Schema of job files
+    Schema(schema::SchemaArgs),
+
+    /// List the jobs that you may see
+    List(list::ListArgs),
+    /// Show a job and how to run it
+    Describe(describe::DescribeArgs),
+    /// Run a job
+    #[command(visible_alias = "run")]
+    Execute(execute::ExecuteArgs),
+    /// Run the job of an execution again, with the same arguments
+    Rerun(execute::RerunArgs),
+    /// List executions, yours or all
+    Executions(executions::ExecutionsArgs),
+    /// Show an execution, and why it is as it is
+    Status(status::StatusArgs),
+    /// Print an execution's log
+    #[command(visible_alias = "logs")]
+    Getlogs(getlogs::GetlogsArgs),
+    /// Stop an execution
+    Cancel(cancel::CancelArgs),
+
+    /// Run a controller
+    Controller(controller::ControllerArgs),
+    /// Register and run an executor
+    Executor(executor::ExecutorArgs),
+    /// List executors
+    Executors(executors::ExecutorsArgs),
+    /// Make, list and revoke tokens
+    Tokens(tokens::TokensArgs),
+    /// Run a controller and an executor in one process, to try things
+    Dev(dev::DevArgs),
+    /// Take the whole tour in a temporary folder
+    Demo(demo::DemoArgs),
+
+    /// Show and write the configuration
+    Config(config::ConfigArgs),
+    /// Show who you are to the controller
+    Whoami(whoami::WhoamiArgs),
+    /// Print a completion script for a shell
+    Completion(completion::CompletionArgs),
+    /// Show the versions of client and controller
+    Version(version::VersionArgs),
+}
+
+/// The groups of the help text.
+const GROUPS: [(&str, &[&str]); 4] = [
+    ("For the catalogue", &["validate", "diff", "apply", "history", "create", "delete", "schema"]),
+    ("For people who run jobs", &["list", "describe", "execute", "rerun", "executions", "status", "getlogs", "cancel"]),
+    ("For operators", &["controller", "executor", "executors", "tokens", "dev", "demo"]),
+    ("Connections", &["config", "whoami", "completion", "version"]),
+];
+
+/// The tree of commands, with the grouped help.
+#[must_use]
+pub fn command() -> clap::Command {
+    let command = Cli::command();
+    let mut help = String::from("{about}\n\n{usage-heading} {usage}\n");
+    for (title, names) in GROUPS {
+        help.push_str(&format!("\n{title}:\n"));
+        for name in names {
+            let about =
+                command.find_subcommand(name).and_then(clap::Command::get_about).map(ToString::to_string).unwrap_or_default();
+            help.push_str(&format!("  {name:<12} {about}\n"));
+        }
+    }
+    help.push_str("\n`octavius COMMAND --help` tells all of a command. To begin: `octavius demo`\n\n{options}\n");
+    command.help_template(help)
+}
+
+/// A job's name, as the argument or by the first Octavius' flag.
+#[derive(Debug, Clone, Args)]
+pub struct JobArgs {
+    /// Name of the job
+    #[arg(value_name = "NAME")]
+    pub name: Option<String>,
+    /// Name of the job, as the first Octavius has it
+    #[arg(long, value_name = "NAME", env = crate::env::JOB_NAME, hide_short_help = true)]
+    pub job_name: Option<String>,
+}
+
+impl JobArgs {
+    /// The name.
+    ///
+    /// # Errors
+    /// Where none was given.
+    pub fn get(&self) -> crate::error::Outcome<&str> {
+        let given = self.name.as_deref().or(self.job_name.as_deref());
+        given.ok_or_else(|| crate::error::Failure::usage("no job is named").hint("give its NAME; `octavius list` shows them"))
+    }
+}
+
+/// An execution's id, as the argument or by the first Octavius' flag.
+#[derive(Debug, Clone, Args)]
+pub struct IdArgs {
+    /// The id, its last four or more characters, or @latest
+    #[arg(value_name = "ID")]
+    pub id: Option<String>,
+    /// The id, as the first Octavius has it
+    #[arg(long, value_name = "ID", env = crate::env::JOB_ID, hide_short_help = true)]
+    pub job_id: Option<String>,
+}
+
+impl IdArgs {
+    /// The id.
+    ///
+    /// # Errors
+    /// Where none was given.
+    pub fn get(&self) -> crate::error::Outcome<&str> {
+        let given = self.id.as_deref().or(self.job_id.as_deref());
+        given.ok_or_else(|| {
+            crate::error::Failure::usage("no execution is named")
+                .hint("give its ID, or @latest; `octavius executions` shows them")
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::collections::BTreeSet;
+
+    #[test]
+    fn the_tree_is_sound() {
+        command().debug_assert();
+    }
+
+    #[test]
+    fn every_command_is_in_one_group_of_the_help() {
+        let command = command();
+        let mut grouped: Vec<_> = GROUPS.iter().flat_map(|(_, names)| names.iter().copied()).collect();
+        let mut known: Vec<_> = command.get_subcommands().filter(|c| !c.is_hide_set()).map(|c| c.get_name().to_owned()).collect();
+        grouped.sort_unstable();
+        known.sort_unstable();
+        assert_eq!(grouped, known);
+    }
+
+    /// Flags that consent to harm must be written out each time.
+    const CONSENT: [&str; 4] = ["yes", "prune", "allow-empty", "max-deletions"];
+
+    #[test]
+    fn every_flag_has_its_variable_except_those_that_consent() {
+        fn walk(command: &clap::Command, path: &str, problems: &mut Vec<String>, used: &mut BTreeSet<String>) {
+            for arg in command.get_arguments() {
+                let Some(long) = arg.get_long().filter(|long| !matches!(*long, "help" | "version")) else { continue };
+                let own = arg.get_env().map(|name| name.to_string_lossy().into_owned());
+                let told = arg.get_help().map(ToString::to_string).unwrap_or_default();
+                let in_help = told.split("[env: ").nth(1).and_then(|rest| rest.split([',', ']']).next()).map(str::to_owned);
+                let name = own.or(in_help);
+                used.extend(name.clone());
+                match (CONSENT.contains(&long), &name) {
+                    (true, Some(name)) => problems.push(format!("{path} --{long} consents and has {name}")),
+                    (false, None) => problems.push(format!("{path} --{long} has no variable")),
+                    (false, Some(name)) if !crate::env::ALL.contains(&name.as_str()) => {
+                        problems.push(format!("{name} is not declared"));
+                    }
+                    _ => {}
+                }
+            }
+            for sub in command.get_subcommands() {
+                walk(sub, &format!("{path} {}", sub.get_name()), problems, used);
+            }
+        }
+        let (mut problems, mut used) = (Vec::new(), BTreeSet::new());
+        walk(&command(), "octavius", &mut problems, &mut used);
+        assert_eq!(problems, Vec::<String>::new());
+        let without_flag = [crate::env::LOG, crate::env::FASTER];
+        let unused: Vec<_> = crate::env::ALL
+            .iter()
+            .filter(|name| name.starts_with("OCTAVIUS_") && !used.contains(**name) && !without_flag.contains(name))
+            .collect();
+        assert_eq!(unused, Vec::<&&str>::new(), "declared and not used");
+    }
+
+    #[test]
+    fn the_help_is_grouped() {
+        let help = command().render_help().to_string();
+        insta::assert_snapshot!(help);
+    }
+}

@@ -1,0 +1,256 @@
+//! `octavius describe`: a job, and how to run it.
+
+use clap::Args;
+use octavius_core::definition::{Argument, ArgumentType};
+use octavius_core::{JobDefinition, Timestamp};
+use octavius_proto::v1;
+use serde_json::{Value, json};
+
+use crate::arguments::shell_quoted;
+use crate::cli::JobArgs;
+use crate::error::{Failure, Outcome};
+use crate::exit::Exit;
+use crate::output::Format;
+use crate::sanitize::line;
+use crate::session::Session;
+use crate::{Context, env, execution, table};
+
+/// Flags of `octavius describe`.
+#[derive(Debug, Args)]
+pub struct DescribeArgs {
+    #[command(flatten)]
+    job: JobArgs,
+    /// Form of the output
+    #[arg(short, long, value_parser = Format::among(&["text", "json", "yaml"]), default_value = "text", env = env::OUTPUT)]
+    output: Format,
+}
+
+/// How many executions are shown below a job.
+const LAST_EXECUTIONS: u32 = 5;
+
+/// Everything that is shown of a job.
+struct Described {
+    definition: JobDefinition,
+    entry: v1::ManifestEntry,
+    changed_in: v1::Revision,
+    head: u64,
+    groups: Option<Vec<String>>,
+    executions: Vec<v1::Execution>,
+}
+
+/// Gets a job from the controller.
+///
+/// # Errors
+/// Where it is not there, or its definition cannot be understood.
+pub async fn get_job(session: &Session, name: &str) -> Outcome<(JobDefinition, v1::GetJobResponse)> {
+    let mut client = session.connection().catalog();
+    let response = session.call(client.get_job(v1::GetJobRequest { name: name.to_owned() })).await?;
+    let definition = octavius_proto::definition("definition", response.definition.as_ref()).map_err(|error| {
+        Failure::new(Exit::Fault, anyhow::Error::new(error).context("the controller's answer cannot be understood"))
+    })?;
+    Ok((definition, response))
+}
+
+/// Runs the command.
+///
+/// # Errors
+/// Where the controller cannot be reached or refuses, or there is no such job.
+pub async fn run(context: &Context, args: &DescribeArgs) -> Outcome {
+    let name = args.job.get()?;
+    let session = Session::open(context).await?;
+    let (mut executions, mut admin) = (session.connection().executions(), session.connection().admin());
+    let listed = v1::ListExecutionsRequest { job: name.to_owned(), all: true, limit: LAST_EXECUTIONS, ..Default::default() };
+    // three calls in one round trip; what goes beyond the job itself is left out where it is refused
+    let (job, last, me) = tokio::join!(
+        get_job(&session, name),
+        session.call(executions.list_executions(listed)),
+        session.call(admin.who_am_i(v1::WhoAmIRequest {})),
+    );
+    let (definition, response) = job?;
+    let described = Described {
+        definition,
+        entry: response.entry.unwrap_or_default(),
+        changed_in: response.changed_in.unwrap_or_default(),
+        head: response.head,
+        groups: me.ok().map(|me| me.groups),
+        executions: last.map(|last| last.executions).unwrap_or_default(),
+    };
+    if !args.output.structured(&context.shell, || to_json(&described))? {
+        context.shell.print(&render(&described, Timestamp::now(), context.shell.width))?;
+    }
+    Ok(Exit::Done)
+}
+
+fn to_json(described: &Described) -> Value {
+    let Described { definition, entry, changed_in, head, groups: _, executions } = described;
+    let provenance = changed_in.provenance.clone().unwrap_or_default();
+    json!({
+        "name": definition.name,
+        "job": definition,
+        "definition": definition.digest().to_string(),
+        "catalog": changed_in.catalog,
+        "revision": changed_in.number,
+        "head": head,
+        "file": entry.file,
+        "line": entry.line,
+        "commit": provenance.commit,
+        "repository": provenance.repository,
+        "executions": executions.iter().map(execution::summary).collect::<Vec<_>>(),
+        "execute": execute_line(definition),
+    })
+}
+
+/// The type as the table shows it: the choices, where there are some.
+fn type_of(argument: &Argument) -> String {
+    let mut text = match argument.choices.as_slice() {
+        [] => argument.kind.as_str().to_owned(),
+        choices => choices.iter().map(|choice| choice.0.as_str()).collect::<Vec<_>>().join("|"),
+    };
+    if argument.sensitive {
+        text.push_str(", sensitive");
+    }
+    text
+}
+
+fn default_of(argument: &Argument) -> String {
+    match &argument.default {
+        _ if argument.required => "required".to_owned(),
+        Some(_) if argument.sensitive => octavius_core::argument::MASK.to_owned(),
+        Some(default) if default.0.is_empty() => "\"\"".to_owned(),
+        Some(default) => default.0.clone(),
+        None => String::new(),
+    }
+}
+
+fn description_of(argument: &Argument) -> String {
+    match &argument.pattern {
+        Some(pattern) if argument.description.is_empty() => format!("matches {pattern}"),
+        Some(pattern) => format!("{} (matches {pattern})", argument.description),
+        None => argument.description.clone(),
+    }
+}
+
+/// A line that runs the job, with a place for each required argument.
+fn execute_line(job: &JobDefinition) -> String {
+    let mut text = format!("octavius execute {}", job.name);
+    for argument in job.env_vars.args.iter().filter(|argument| argument.required) {
+        let value = match (argument.choices.first(), argument.kind) {
+            (Some(choice), _) => choice.0.clone(),
+            (None, ArgumentType::String) => "VALUE".to_owned(),
+            (None, ArgumentType::Integer | ArgumentType::Number) => "N".to_owned(),
+            (None, ArgumentType::Boolean) => "true".to_owned(),
+            (None, ArgumentType::Duration) => "10m".to_owned(),
+        };
+        text.push_str(&format!(" --arg {}", shell_quoted(&format!("{}={value}", argument.name))));
+    }
+    line(&text)
+}
+
+fn render(described: &Described, now: Timestamp, width: Option<u16>) -> String {
+    let Described { definition: job, entry, changed_in, head, groups, executions } = described;
+    let provenance = changed_in.provenance.clone().unwrap_or_default();
+    let mut description = job.description.trim().lines();
+    let title = description.next().unwrap_or("no description");
+    let mut at = Vec::new();
+    if let Some(commit) = provenance.commit.get(..7) {
+        at.push(format!("{commit}{}", if provenance.dirty { ", changed" } else { "" }));
+    }
+    at.push(format!("revision {}", changed_in.number));
+    let mut out = format!("{}: {} ({})\n", job.name, line(title), at.join(", "));
+    for more in description {
+        out.push_str(&format!("{}\n", line(more.trim_end())));
+    }
+    if job.env_vars.args.is_empty() {
+        out.push_str("no arguments\n");
+    } else {
+        let rows = job
+            .env_vars
+            .args
+            .iter()
+            .map(|argument| vec![argument.name.clone(), type_of(argument), default_of(argument), description_of(argument)]);
+        out.push_str(&table::render(&["ARGUMENT", "TYPE", "DEFAULT", "DESCRIPTION"], rows, width));
+    }
+    let mut facts = Vec::new();
+    let secrets: Vec<&str> = job.env_vars.secrets.iter().map(|secret| secret.name.as_str()).collect();
+    if !secrets.is_empty() {
+        facts.push(format!("secrets {}", secrets.join(", ")));
+    }
+    if !job.authorized_groups.is_empty() {
+        let yours = |group: &String| groups.as_ref().is_some_and(|groups| groups.contains(group));
+        let shown =
+            job.authorized_groups.iter().map(|group| if yours(group) { format!("{group} (yours)") } else { group.clone() });
+        facts.push(format!("groups {}", shown.collect::<Vec<_>>().join(", ")));
+    }
+    if !job.executor.is_empty() {
+        facts.push(format!("runs {}", octavius_core::label::pool(&job.executor)));
+    }
+    if let Some(timeout) = job.timeout {
+        facts.push(format!("timeout {timeout}"));
+    }
+    if job.retries > 0 {
+        facts.push(format!("retries {}", job.retries));
+    }
+    if let Some(concurrency) = job.concurrency {
+        facts.push(format!("at most {} at once", concurrency.limit));
+    }
+    if !job.image_name.is_empty() {
+        facts.push(format!("image {}", job.image_name));
+    }
+    if !job.author.is_empty() {
+        facts.push(format!("author {}", job.author));
+    }
+    if !facts.is_empty() {
+        out.push_str(&format!("{}\n", line(&facts.join("; "))));
+    }
+    if !entry.file.is_empty() {
+        let of = if provenance.repository.is_empty() { String::new() } else { format!(" of {}", provenance.repository) };
+        out.push_str(&format!(
+            "from {}\n",
+            line(&format!("{}:{}{of}, catalogue {}, head {head}", entry.file, entry.line, changed_in.catalog))
+        ));
+    }
+    if !executions.is_empty() {
+        let rows = executions.iter().map(|execution| super::executions::row(execution, now));
+        out.push_str("last executions\n");
+        out.push_str(&table::render(&super::executions::HEADER, rows, width));
+    }
+    out.push_str(&format!("{}\n", execute_line(job)));
+    out
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_job_as_the_contract_shows_it() {
+        let definition: JobDefinition = serde_json::from_value(json!({
+            "name": "refund-order", "description": "refund one order",
+            "env_vars": {
+                "args": [
+                    {"name": "order", "description": "like A-1042", "required": true},
+                    {"name": "reason", "enum": ["fraud", "goodwill"], "default": "goodwill"},
+                    {"name": "pin", "sensitive": true, "default": "1234"},
+                ],
+                "secrets": [{"name": "PAYMENT_TOKEN"}],
+            },
+            "authorized_groups": ["support"], "executor": {"vpc": "payments"},
+        }))
+        .unwrap();
+        let described = Described {
+            definition,
+            entry: v1::ManifestEntry { file: "catalog/refund-order.yaml".into(), line: 2, ..Default::default() },
+            changed_in: v1::Revision {
+                catalog: "support".into(),
+                number: 42,
+                provenance: Some(v1::Provenance { commit: "4be07d1".repeat(6)[..40].into(), ..Default::default() }),
+                ..Default::default()
+            },
+            head: 43,
+            groups: Some(vec!["support".into()]),
+            executions: Vec::new(),
+        };
+        insta::assert_snapshot!(render(&described, Timestamp::UNIX_EPOCH, None));
+        assert_eq!(to_json(&described)["execute"], "octavius execute refund-order --arg order=VALUE");
+    }
+}

@@ -1,0 +1,343 @@
+//! `octavius executor`: registers and runs an executor.
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use clap::{Args, Subcommand};
+use octavius_core::token::{Token, TokenKind};
+use octavius_core::{ExecutorId, Labels};
+use octavius_executor::{ExecutorError, ExecutorOptions};
+use octavius_proto::client::Address;
+use serde::{Deserialize, Serialize};
+
+use super::list::labels;
+use crate::config::{given_token, write_private};
+use crate::daemon::{LogOptions, Settings, default_data_dir, start_log, this_program, timing, until_signal};
+use crate::error::{Failure, Outcome};
+use crate::exit::Exit;
+use crate::{Context, env};
+
+/// Flags of `octavius executor`.
+#[derive(Debug, Args)]
+pub struct ExecutorArgs {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Register this executor once, with a registration token (--token-file FILE)
+    Register(CommonArgs),
+    /// Run the executor until a signal stops it; jobs run on, for its next start
+    Start(StartArgs),
+}
+
+#[derive(Debug, Args)]
+struct CommonArgs {
+    /// Configuration file [default: ./executor_config.json, where it is there]
+    #[arg(long, value_name = "FILE", env = env::EXECUTOR_CONFIG)]
+    config: Option<PathBuf>,
+    /// The executor's id
+    #[arg(long, value_name = "ID", env = env::ID)]
+    id: Option<String>,
+    /// Folder for its credential and its runs [default: a folder under the user's own, by id]
+    #[arg(long, value_name = "DIR", env = env::DATA_DIR)]
+    data_dir: Option<PathBuf>,
+}
+
+#[derive(Debug, Args)]
+struct StartArgs {
+    #[command(flatten)]
+    common: CommonArgs,
+    /// What it runs jobs with: process, which runs them on this machine [default: process]
+    #[arg(long, value_name = "RUNNER", env = env::RUNNER)]
+    runner: Option<String>,
+    /// A label, for jobs that ask for it; may be repeated
+    #[arg(short, long, value_name = "KEY=VALUE", env = env::LABEL)]
+    label: Vec<String>,
+    /// How many executions it runs at once [default: the number of processors]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=10_000), env = env::CAPACITY)]
+    capacity: Option<u32>,
+    /// How much is logged: error, warn, info, debug, trace
+    #[arg(long, value_name = "LEVEL", env = env::LOG_LEVEL)]
+    log_level: Option<String>,
+}
+
+/// Keys of `executor_config.json`: the first Octavius', then ours.
+const KEYS: [&str; 21] = [
+    "id",
+    "cp_host",
+    "access_token",
+    "ping_interval",
+    "conn_time_out",
+    "log_level",
+    "log_file_path",
+    "log_file_max_size_in_mb",
+    "kube_config",
+    "kube_context",
+    "default_namespace",
+    "service_account_name",
+    "job_active_deadline_seconds",
+    "job_retries",
+    "wait_for_resource_poll_count",
+    "log_process_wait_time",
+    "job_pod_annotations",
+    "runner",
+    "labels",
+    "capacity",
+    "data_dir",
+];
+
+/// Keys that only the Kubernetes runner would read.
+const KUBERNETES_KEYS: [&str; 9] = [
+    "kube_config",
+    "kube_context",
+    "default_namespace",
+    "service_account_name",
+    "job_active_deadline_seconds",
+    "job_retries",
+    "wait_for_resource_poll_count",
+    "log_process_wait_time",
+    "job_pod_annotations",
+];
+
+/// How long is waited for a controller where nothing is said: the first Octavius' default.
+const DEFAULT_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// Which executor this is, and how it reaches a controller.
+#[derive(Debug)]
+struct Common {
+    settings: Settings,
+    id: ExecutorId,
+    controllers: Vec<Address>,
+    token: Option<Token>,
+    data_dir: PathBuf,
+    connect_timeout: Duration,
+}
+
+/// What an executor keeps of its registration, readable by its owner alone.
+#[derive(Serialize, Deserialize)]
+struct Credential {
+    format_version: u32,
+    id: ExecutorId,
+    token: String,
+}
+
+const CREDENTIAL_VERSION: u32 = 1;
+
+fn credential_path(data_dir: &Path) -> PathBuf {
+    data_dir.join("credential.json")
+}
+
+/// The token that the registration left in the data folder.
+///
+/// # Errors
+/// Where the file cannot be understood, is another executor's, or can be read by others.
+pub fn stored_token(data_dir: &Path, id: &ExecutorId) -> Outcome<Option<String>> {
+    use std::os::unix::fs::PermissionsExt as _;
+    let path = credential_path(data_dir);
+    let text = match std::fs::read_to_string(&path) {
+        Ok(text) => text,
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
+        Err(error) => return Err(Failure::file("read", &path, error)),
+    };
+    let mode = std::fs::metadata(&path).map_err(|error| Failure::file("read", &path, error))?.permissions().mode();
+    if mode & 0o077 != 0 {
+        return Err(Failure::usage(format!("{} can be read by others (mode {:03o})", path.display(), mode & 0o777))
+            .hint(format!("chmod 600 {}", path.display())));
+    }
+    let credential: Credential = serde_json::from_str(&text).map_err(|_| {
+        Failure::usage(format!("{} is not an executor's credential", path.display())).hint("remove it and register again")
+    })?;
+    if credential.format_version > CREDENTIAL_VERSION {
+        return Err(Failure::usage(format!(
+            "{} has format version {}, this version reads up to {CREDENTIAL_VERSION}",
+            path.display(),
+            credential.format_version
+        )));
+    }
+    if credential.id != *id {
+        return Err(Failure::usage(format!("{} belongs to executor `{}`, not to `{id}`", path.display(), credential.id))
+            .hint("give each executor a folder of its own with --data-dir"));
+    }
+    Ok(Some(credential.token))
+}
+
+/// Keeps the token of a registration.
+///
+/// # Errors
+/// Where it cannot be written.
+pub fn store_token(data_dir: &Path, id: &ExecutorId, token: &str) -> Outcome<()> {
+    let credential = Credential { format_version: CREDENTIAL_VERSION, id: id.clone(), token: token.to_owned() };
+    let text = serde_json::to_vec_pretty(&credential).map_err(|error| Failure::fault(error.to_string()))?;
+    write_private(&credential_path(data_dir), &text)
+}
+
+fn common(context: &Context, args: &CommonArgs) -> Outcome<Common> {
+    let settings = Settings::read(args.config.as_deref(), "executor_config.json", &KEYS)?;
+    let id = args.id.clone().map_or_else(|| settings.text("id"), |id| Ok(Some(id)))?;
+    let id = id.ok_or_else(|| Failure::usage("the executor has no id").hint("--id ID, or `id` in executor_config.json"))?;
+    let id = ExecutorId::new(id).map_err(|error| Failure::new(Exit::Usage, error))?;
+    let flags = &context.connect;
+    let host = flags.cp_host.clone().or_else(|| env::get(env::CP_HOST)).or_else(|| env::get(env::SEED_CP_HOST));
+    let host = host.map_or_else(|| settings.text("cp_host"), |host| Ok(Some(host)))?;
+    let host = host.ok_or_else(|| {
+        Failure::usage("no controller is named").hint("--cp-host HOST:PORT, or `cp_host` in executor_config.json")
+    })?;
+    let mut warnings = Vec::new();
+    let token = match given_token(flags, &mut warnings)? {
+        Some((token, _)) => Some(token),
+        None => settings.text("access_token")?,
+    };
+    for warning in &warnings {
+        context.shell.warn(warning);
+    }
+    let token = token.map(|text| text.parse::<Token>()).transpose().map_err(|error| Failure::new(Exit::NotSignedIn, error))?;
+    let data_dir = args.data_dir.clone().map_or_else(|| settings.path("data_dir"), |dir| Ok(Some(dir)))?;
+    let data_dir = data_dir.map_or_else(|| default_data_dir(&format!("executor-{id}")), Ok)?;
+    let seconds = flags.time_out.filter(|&seconds| seconds > 0).map(Duration::from_secs);
+    let connect_timeout = match (seconds, settings.number::<u32>("conn_time_out")?) {
+        (Some(given), _) => given,
+        (None, None | Some(0)) => DEFAULT_TIMEOUT,
+        (None, Some(seconds)) => Duration::from_secs(seconds.into()),
+    };
+    Ok(Common { controllers: Address::parse_list(&host)?, settings, id, token, data_dir, connect_timeout })
+}
+
+/// Runs the command.
+///
+/// # Errors
+/// Where the configuration is wrong, the controller cannot be reached or refuses, or the executor cannot begin.
+pub async fn run(context: &Context, args: &ExecutorArgs) -> Outcome {
+    match &args.command {
+        Command::Register(args) => {
+            let common = common(context, args)?;
+            let token = common.token.as_ref().ok_or_else(no_registration_token)?;
+            register(&common, token).await?;
+            context.shell.line(common.id.as_str())?;
+            context.shell.note(&format!("its token is kept in {}", credential_path(&common.data_dir).display()));
+            Ok(Exit::Done)
+        }
+        Command::Start(args) => start(context, args).await,
+    }
+}
+
+fn no_registration_token() -> Failure {
+    Failure::new(Exit::NotSignedIn, anyhow::Error::msg("no registration token is given"))
+        .hint("an admin makes one: octavius tokens create --role registration")
+        .hint("give it with --token-file FILE, or - for standard input")
+}
+
+/// Registers, and keeps the token.
+async fn register(common: &Common, token: &Token) -> Outcome<String> {
+    if token.kind() != TokenKind::Registration {
+        return Err(Failure::new(
+            Exit::NotSignedIn,
+            anyhow::Error::msg("that is not a registration token: one starts with octr_"),
+        )
+        .hint("an admin makes one: octavius tokens create --role registration"));
+    }
+    let own = octavius_executor::register(&common.controllers, token.reveal(), &common.id, common.connect_timeout).await;
+    let own = own.map_err(failure)?;
+    store_token(&common.data_dir, &common.id, &own)?;
+    Ok(own)
+}
+
+/// An executor's error with its exit.
+#[must_use]
+pub fn failure(error: ExecutorError) -> Failure {
+    match error {
+        ExecutorError::Connect(error) => error.into(),
+        ExecutorError::Registration { fault, id } => Failure::from(*fault).context(format!("cannot register executor `{id}`")),
+        ExecutorError::TokenRefused { .. } => {
+            Failure::new(Exit::NotSignedIn, error).hint("octavius executor register --token-file FILE, with a registration token")
+        }
+        ExecutorError::SessionExists { .. } => Failure::new(Exit::Refused, error),
+        ExecutorError::DataDirInUse { .. } | ExecutorError::DataDir { .. } | ExecutorError::NoCapacity => {
+            Failure::new(Exit::Usage, error)
+        }
+    }
+}
+
+/// How many executions this machine runs at once where nothing is said.
+#[must_use]
+pub fn default_capacity() -> u32 {
+    std::thread::available_parallelism().map_or(1, |count| u32::try_from(count.get()).unwrap_or(u32::MAX))
+}
+
+async fn start(context: &Context, args: &StartArgs) -> Outcome {
+    let common = common(context, &args.common)?;
+    let settings = &common.settings;
+    let runner = args.runner.clone().map_or_else(|| settings.text("runner"), |runner| Ok(Some(runner)))?;
+    match runner.as_deref() {
+        Some("process") => {}
+        Some("kubernetes") => {
+            return Err(
+                Failure::usage("this version has no kubernetes runner yet").hint("--runner process runs jobs on this machine")
+            );
+        }
+        Some(other) => {
+            return Err(
+                Failure::usage(format!("runner \"{}\" is not known", crate::sanitize::line(other))).hint("--runner process")
+            );
+        }
+        // A configuration that names a cluster means the runner that it was written for, not this machine.
+        None if KUBERNETES_KEYS.iter().any(|key| settings.has(key)) => {
+            return Err(Failure::usage("the configuration is for the kubernetes runner, which this version does not have yet")
+                .hint("--runner process runs jobs on this machine"));
+        }
+        None => {}
+    }
+    let mut all_labels: Labels = settings.map("labels")?;
+    all_labels.extend(labels::<Labels>(&args.label)?);
+    check_labels(&all_labels)?;
+    let mut timing = timing()?;
+    if let Some(interval) = settings.seconds("ping_interval")? {
+        timing.ping_interval = interval;
+    }
+    let log = LogOptions {
+        level: args.log_level.clone().map_or_else(|| settings.text("log_level"), |level| Ok(Some(level)))?,
+        file: settings.path("log_file_path")?,
+        max_mib: settings.number("log_file_max_size_in_mb")?.unwrap_or_default(),
+    };
+    let capacity = args.capacity.map_or_else(|| settings.number("capacity"), |capacity| Ok(Some(capacity)))?;
+    let token = match (&common.token, stored_token(&common.data_dir, &common.id)?) {
+        (Some(token), _) if token.kind() == TokenKind::Executor => token.reveal().to_owned(),
+        (_, Some(stored)) => stored,
+        (Some(token), None) => register(&common, token).await?,
+        (None, None) => return Err(no_registration_token()),
+    };
+    start_log(&log, "info")?;
+    let options = ExecutorOptions {
+        id: common.id,
+        controllers: common.controllers,
+        token,
+        labels: all_labels,
+        capacity: capacity.unwrap_or_else(default_capacity),
+        data_dir: common.data_dir,
+        shim: this_program()?,
+        connect_timeout: common.connect_timeout,
+        timing,
+    };
+    context.shell.announce(&format!("ready: octavius executor {}", options.id));
+    until_signal(&context.shell, |stop| async {
+        octavius_executor::run(options, stop).await.map_err(failure)?;
+        Ok(Exit::Done)
+    })
+    .await
+}
+
+/// Refuses labels that a job could not ask for.
+///
+/// # Errors
+/// Names the label.
+pub fn check_labels(labels: &Labels) -> Outcome<()> {
+    use octavius_core::label::is_valid_part;
+    match labels.iter().find(|(key, value)| !is_valid_part(key, true) || !is_valid_part(value, false)) {
+        None => Ok(()),
+        Some((key, value)) => {
+            Err(Failure::usage(format!("label \"{}={}\" cannot be", crate::sanitize::line(key), crate::sanitize::line(value)))
+                .hint("1 to 63 characters A-Z a-z 0-9 . _ -, a letter or digit at both ends"))
+        }
+    }
+}

@@ -1,0 +1,117 @@
+//! `octavius getlogs`: an execution's log, while it runs and after.
+
+use std::fs::File;
+use std::io::Write as _;
+use std::path::PathBuf;
+
+use clap::Args;
+use octavius_proto::v1;
+
+use super::status::whole_id;
+use crate::cli::IdArgs;
+use crate::error::{Failure, Outcome};
+use crate::exit::Exit;
+use crate::output::Shell;
+use crate::sanitize::{Cleaner, line};
+use crate::session::Session;
+use crate::wait::{self, LogRequest, LogSink, Waited};
+use crate::{Context, env};
+
+/// Flags of `octavius getlogs`.
+#[derive(Debug, Args)]
+pub struct GetlogsArgs {
+    #[command(flatten)]
+    id: IdArgs,
+    /// Go on with what comes, until the execution has ended
+    #[arg(short, long, env = env::FOLLOW, value_parser = clap::builder::BoolishValueParser::new())]
+    follow: bool,
+    /// Only so many lines from the end
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..), env = env::TAIL)]
+    tail: Option<u64>,
+    /// The attempt, counted from 1 [default: the newest that started]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..), env = env::ATTEMPT)]
+    attempt: Option<u32>,
+    /// The bytes as they are, also on a terminal
+    #[arg(long, env = env::RAW, value_parser = clap::builder::BoolishValueParser::new())]
+    raw: bool,
+    /// Write to this file
+    #[arg(long, value_name = "FILE", env = env::OUTPUT_FILE)]
+    output_file: Option<PathBuf>,
+}
+
+/// Writes a log to standard output or a file, harmless where that is a terminal.
+#[derive(Debug)]
+pub struct TerminalSink<'a> {
+    shell: &'a Shell,
+    file: Option<(File, PathBuf)>,
+    cleaner: Option<Cleaner>,
+}
+
+impl<'a> TerminalSink<'a> {
+    /// To standard output.
+    #[must_use]
+    pub fn stdout(shell: &'a Shell, raw: bool) -> Self {
+        Self { shell, file: None, cleaner: (shell.stdout_is_terminal && !raw).then(Cleaner::default) }
+    }
+
+    /// Ends the output.
+    ///
+    /// # Errors
+    /// Where the last bytes cannot be written.
+    pub fn finish(&mut self) -> Outcome<()> {
+        if let Some(cleaner) = &mut self.cleaner {
+            self.shell.print(cleaner.finish())?;
+        }
+        if let Some((file, path)) = &mut self.file {
+            file.sync_all().map_err(|error| Failure::file("write", path, error))?;
+        }
+        Ok(())
+    }
+}
+
+impl LogSink for TerminalSink<'_> {
+    fn bytes(&mut self, bytes: &[u8]) -> Outcome<()> {
+        match (&mut self.file, &mut self.cleaner) {
+            (Some((file, path)), _) => file.write_all(bytes).map_err(|error| Failure::file("write", path, error)),
+            (None, Some(cleaner)) => self.shell.print(&cleaner.clean(bytes)),
+            (None, None) => self.shell.bytes(bytes),
+        }
+    }
+
+    fn gap(&mut self, gap: &v1::LogGap) {
+        let reason = if gap.reason.is_empty() { String::new() } else { format!(": {}", line(&gap.reason)) };
+        self.shell.warn(&format!("{} bytes of the log are missing at byte {}{reason}", gap.size, gap.offset));
+    }
+
+    fn attempt(&mut self, number: u32) {
+        self.shell.note(&format!("attempt {number}"));
+    }
+}
+
+/// Runs the command.
+///
+/// # Errors
+/// Where there is no such log, the controller cannot be reached, or the log cannot be written.
+pub async fn run(context: &Context, args: &GetlogsArgs) -> Outcome {
+    let id = args.id.get()?;
+    let mut session = Session::open(context).await?;
+    let id = if args.follow { whole_id(&session, id).await? } else { id.to_owned() };
+    let mut sink = TerminalSink::stdout(&context.shell, args.raw);
+    if let Some(path) = &args.output_file {
+        let file = File::create(path).map_err(|error| Failure::file("write", path, error))?;
+        sink = TerminalSink { shell: &context.shell, file: Some((file, path.clone())), cleaner: None };
+    }
+    let request = LogRequest {
+        id,
+        attempt: args.attempt.unwrap_or_default(),
+        tail_lines: args.tail.unwrap_or_default(),
+        follow: args.follow,
+    };
+    let work = wait::read_log(context, &mut session, &request, &mut sink);
+    let waited = wait::bounded(None, work).await?;
+    sink.finish()?;
+    Ok(match waited {
+        Waited::Done(()) => Exit::Done,
+        Waited::TimedOut | Waited::Interrupted => Exit::Interrupted,
+    })
+}

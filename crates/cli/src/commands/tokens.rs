@@ -1,0 +1,163 @@
+//! `octavius tokens`: makes, lists and revokes tokens.
+
+use clap::{Args, Subcommand};
+use octavius_core::{HumanDuration, Role};
+use octavius_proto::{to_duration, v1};
+use serde_json::json;
+
+use super::whoami::role_name;
+use crate::error::Outcome;
+use crate::exit::Exit;
+use crate::output::Format;
+use crate::sanitize::line;
+use crate::session::Session;
+use crate::table::{from_wire, wire_time};
+use crate::{Context, env, table};
+
+/// Flags of `octavius tokens`.
+#[derive(Debug, Args)]
+pub struct TokensArgs {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Make a token; it is shown this once
+    Create(CreateArgs),
+    /// List tokens, without the tokens themselves
+    List(ListArgs),
+    /// Revoke a token
+    Revoke(RevokeArgs),
+}
+
+#[derive(Debug, Args)]
+struct CreateArgs {
+    /// What its bearer may do
+    #[arg(long, value_name = "ROLE", env = env::ROLE, default_value = "user",
+        value_parser = ["viewer", "user", "applier", "admin", "executor", "registration"])]
+    role: String,
+    /// A group of its bearer; may be repeated
+    #[arg(long, value_name = "GROUP", value_delimiter = ',', env = env::GROUP)]
+    group: Vec<String>,
+    /// Who its bearer is [default: the role's name]
+    #[arg(long, value_name = "USER", env = env::USER)]
+    user: Option<String>,
+    /// How long it is good [default: 90d; for registration 24h]
+    #[arg(long, value_name = "DURATION", env = env::EXPIRES)]
+    expires: Option<HumanDuration>,
+    /// Form of the output; text is the token alone
+    #[arg(short, long, value_parser = Format::among(&["text", "json", "yaml"]), default_value = "text", env = env::OUTPUT)]
+    output: Format,
+}
+
+#[derive(Debug, Args)]
+struct ListArgs {
+    /// Form of the output
+    #[arg(short, long, value_parser = Format::among(&["table", "name", "json", "yaml"]), default_value = "table", env = env::OUTPUT)]
+    output: Format,
+}
+
+#[derive(Debug, Args)]
+struct RevokeArgs {
+    /// The token's id, not the token
+    id: String,
+    /// Form of the output
+    #[arg(short, long, value_parser = Format::among(&["id", "json", "yaml"]), default_value = "id", env = env::OUTPUT)]
+    output: Format,
+}
+
+/// Runs the command.
+///
+/// # Errors
+/// Where the controller cannot be reached or refuses.
+pub async fn run(context: &Context, args: &TokensArgs) -> Outcome {
+    match &args.command {
+        Command::Create(args) => create(context, args).await,
+        Command::List(args) => list(context, args).await,
+        Command::Revoke(args) => revoke(context, args).await,
+    }
+}
+
+async fn create(context: &Context, args: &CreateArgs) -> Outcome {
+    let role = Role::parse(&args.role).unwrap_or(Role::User);
+    let session = Session::open(context).await?;
+    let mut client = session.connection().admin();
+    let request = v1::CreateTokenRequest {
+        role: v1::Role::from(role).into(),
+        user: args.user.clone().unwrap_or_else(|| args.role.clone()),
+        groups: args.group.clone(),
+        lifetime: args.expires.map(|expires| to_duration(expires.get())),
+    };
+    let made = session.call(client.create_token(request)).await?;
+    let expires = from_wire(made.expires_at.as_ref());
+    let value = || json!({ "id": made.id, "token": made.token, "expires_at": expires.map(|at| at.to_string()) });
+    if !args.output.structured(&context.shell, value)? {
+        context.shell.line(&line(&made.token))?;
+        context.shell.note(&format!(
+            "shown this once; ends {}; revoke it: octavius tokens revoke {}",
+            expires.map_or("never".to_owned(), table::time),
+            line(&made.id)
+        ));
+    }
+    Ok(Exit::Done)
+}
+
+async fn list(context: &Context, args: &ListArgs) -> Outcome {
+    let session = Session::open(context).await?;
+    let mut client = session.connection().admin();
+    let tokens = session.call(client.list_tokens(v1::ListTokensRequest {})).await?.tokens;
+    let shell = &context.shell;
+    let value = || {
+        let tokens: Vec<_> = tokens
+            .iter()
+            .map(|token| {
+                json!({
+                    "id": token.id,
+                    "role": role_name(token.role),
+                    "user": token.user,
+                    "groups": token.groups,
+                    "created_at": from_wire(token.created_at.as_ref()).map(|at| at.to_string()),
+                    "created_by": token.created_by,
+                    "expires_at": from_wire(token.expires_at.as_ref()).map(|at| at.to_string()),
+                })
+            })
+            .collect();
+        json!({ "tokens": tokens })
+    };
+    if args.output.structured(shell, value)? {
+        return Ok(Exit::Done);
+    }
+    if args.output == Format::Name {
+        shell.print(&tokens.iter().map(|token| format!("{}\n", line(&token.id))).collect::<String>())?;
+        return Ok(Exit::Done);
+    }
+    let rows = tokens.iter().map(|token| {
+        let expires = wire_time(token.expires_at.as_ref());
+        vec![
+            token.id.clone(),
+            role_name(token.role).to_owned(),
+            token.user.clone(),
+            if token.groups.is_empty() { "-".to_owned() } else { token.groups.join(",") },
+            wire_time(token.created_at.as_ref()),
+            if expires.is_empty() { "never".to_owned() } else { expires },
+        ]
+    });
+    shell.print(&table::render(&["ID", "ROLE", "USER", "GROUPS", "CREATED", "EXPIRES"], rows, shell.width))?;
+    Ok(Exit::Done)
+}
+
+async fn revoke(context: &Context, args: &RevokeArgs) -> Outcome {
+    if args.id.parse::<octavius_core::token::Token>().is_ok() {
+        return Err(
+            crate::error::Failure::usage("that is a token, not a token's id").hint("`octavius tokens list` shows the ids")
+        );
+    }
+    let session = Session::open(context).await?;
+    let mut client = session.connection().admin();
+    session.call(client.revoke_token(v1::RevokeTokenRequest { id: args.id.clone() })).await?;
+    if !args.output.structured(&context.shell, || json!({ "id": args.id }))? {
+        context.shell.line(&args.id)?;
+    }
+    Ok(Exit::Done)
+}

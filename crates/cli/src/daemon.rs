@@ -1,0 +1,322 @@
+//! What `controller start`, `executor start` and `dev` share: their configuration files, their logs, and how they stop.
+
+use std::collections::BTreeMap;
+use std::fs::{File, OpenOptions};
+use std::io::{self, IsTerminal as _, Write};
+use std::path::{Path, PathBuf};
+use std::sync::Mutex;
+use std::time::Duration;
+
+use octavius_core::Timing;
+use octavius_core::nearest::nearest;
+use serde_json::Value;
+use tokio_util::sync::CancellationToken;
+use tracing_subscriber::EnvFilter;
+
+use crate::env;
+use crate::error::{Failure, Outcome};
+use crate::exit::Exit;
+use crate::output::Shell;
+
+/// A daemon's configuration file: JSON as the first Octavius has it, or YAML, which holds JSON. Paths in it are relative to it.
+#[derive(Debug, Default)]
+pub struct Settings {
+    path: PathBuf,
+    values: BTreeMap<String, Value>,
+}
+
+impl Settings {
+    /// Reads the file that is named, or `default_name` in the working directory where it is there.
+    ///
+    /// # Errors
+    /// Where it is missing, cannot be understood, has a key that is not in `known`, or holds a token and can be read by others.
+    pub fn read(named: Option<&Path>, default_name: &str, known: &[&str]) -> Outcome<Self> {
+        let path = named.unwrap_or(Path::new(default_name));
+        let text = match std::fs::read_to_string(path) {
+            Ok(text) => text,
+            Err(error) if error.kind() == io::ErrorKind::NotFound && named.is_none() => return Ok(Self::default()),
+            Err(error) => return Err(Failure::file("read", path, error)),
+        };
+        let settings = Self { path: path.to_owned(), values: Self::parse(&text).map_err(|problem| wrong(path, &problem))? };
+        let unknown: Vec<String> = settings
+            .values
+            .keys()
+            .filter(|key| !known.contains(&key.as_str()))
+            .map(|key| {
+                let near = nearest(key, known.iter().copied());
+                format!("unknown key `{key}`{}", near.map(|near| format!("; did you mean `{near}`?")).unwrap_or_default())
+            })
+            .collect();
+        if let Some((first, rest)) = unknown.split_first() {
+            return Err(Failure { details: rest.to_vec(), ..wrong(path, first) });
+        }
+        if settings.values.get("access_token").and_then(Value::as_str).is_some_and(|token| !token.is_empty()) {
+            use std::os::unix::fs::PermissionsExt as _;
+            let mode = std::fs::metadata(path).map_err(|error| Failure::file("read", path, error))?.permissions().mode();
+            if mode & 0o077 != 0 {
+                return Err(wrong(path, &format!("it holds a token and can be read by others (mode {:03o})", mode & 0o777))
+                    .hint(format!("chmod 600 {}", path.display())));
+            }
+        }
+        Ok(settings)
+    }
+
+    fn parse(text: &str) -> Result<BTreeMap<String, Value>, String> {
+        // the parser's own message may quote a token
+        let value: Value = serde_yaml::from_str(text).map_err(|error| match error.location() {
+            Some(at) => format!("not valid JSON at line {}, column {}", at.line(), at.column()),
+            None => "not valid JSON".to_owned(),
+        })?;
+        match value {
+            Value::Null => Ok(BTreeMap::new()),
+            Value::Object(fields) => Ok(fields.into_iter().collect()),
+            _ => Err("a map of keys is expected".to_owned()),
+        }
+    }
+
+    /// A text; an empty one counts as none.
+    ///
+    /// # Errors
+    /// Where the value is something else.
+    pub fn text(&self, key: &str) -> Outcome<Option<String>> {
+        match self.values.get(key) {
+            None | Some(Value::Null) => Ok(None),
+            Some(Value::String(text)) => Ok(Some(text.trim().to_owned()).filter(|text| !text.is_empty())),
+            Some(_) => Err(wrong(&self.path, &format!("`{key}` is not a text"))),
+        }
+    }
+
+    /// A path, relative to the file.
+    ///
+    /// # Errors
+    /// Where the value is something else.
+    pub fn path(&self, key: &str) -> Outcome<Option<PathBuf>> {
+        Ok(self.text(key)?.map(|path| self.beside(Path::new(&path))))
+    }
+
+    /// A path as this file means it.
+    #[must_use]
+    pub fn beside(&self, path: &Path) -> PathBuf {
+        self.path.parent().map_or_else(|| path.to_owned(), |folder| folder.join(path))
+    }
+
+    /// A whole number. The first Octavius' files have some as texts.
+    ///
+    /// # Errors
+    /// Where the value is something else, or does not fit.
+    pub fn number<T: TryFrom<u64>>(&self, key: &str) -> Outcome<Option<T>> {
+        let number = match self.values.get(key) {
+            None | Some(Value::Null) => return Ok(None),
+            Some(Value::Number(number)) => number.as_u64(),
+            Some(Value::String(text)) if text.is_empty() => return Ok(None),
+            Some(Value::String(text)) => text.parse().ok(),
+            Some(_) => None,
+        };
+        let fits = number.and_then(|number| T::try_from(number).ok());
+        fits.map(Some).ok_or_else(|| wrong(&self.path, &format!("`{key}` is not a whole number, or out of range")))
+    }
+
+    /// A number of seconds, 1 or more.
+    ///
+    /// # Errors
+    /// Where the value is something else.
+    pub fn seconds(&self, key: &str) -> Outcome<Option<Duration>> {
+        match self.number::<u32>(key)? {
+            Some(0) => Err(wrong(&self.path, &format!("`{key}` is 0: at least 1 second is needed"))),
+            seconds => Ok(seconds.map(|seconds| Duration::from_secs(seconds.into()))),
+        }
+    }
+
+    /// A map of texts.
+    ///
+    /// # Errors
+    /// Where the value is something else.
+    pub fn map(&self, key: &str) -> Outcome<BTreeMap<String, String>> {
+        match self.values.get(key) {
+            None | Some(Value::Null) => Ok(BTreeMap::new()),
+            Some(value) => {
+                serde_json::from_value(value.clone()).map_err(|_| wrong(&self.path, &format!("`{key}` is not a map of texts")))
+            }
+        }
+    }
+
+    /// Whether the key is there.
+    #[must_use]
+    pub fn has(&self, key: &str) -> bool {
+        self.values.get(key).is_some_and(|value| !value.is_null())
+    }
+}
+
+fn wrong(path: &Path, problem: &str) -> Failure {
+    Failure::usage(format!("{}: {problem}", path.display()))
+}
+
+/// The durations of a daemon; `OCTAVIUS_FASTER` makes them shorter, for tests.
+///
+/// # Errors
+/// Where the variable is no number.
+pub fn timing() -> Outcome<Timing> {
+    match env::get(env::FASTER) {
+        None => Ok(Timing::default()),
+        Some(text) => match text.parse() {
+            Ok(factor @ 1..=1000) => Ok(Timing::faster(factor)),
+            _ => Err(Failure::usage(format!("{} is \"{text}\", not a number from 1 to 1000", env::FASTER))),
+        },
+    }
+}
+
+/// Where a daemon's log goes, and how much of it.
+#[derive(Debug, Default)]
+pub struct LogOptions {
+    /// `error`, `warn`, `info`, `debug` or `trace`; or a filter.
+    pub level: Option<String>,
+    /// A file instead of standard error.
+    pub file: Option<PathBuf>,
+    /// Largest size of the file before it is put aside, in MiB; 0 for no limit.
+    pub max_mib: u64,
+}
+
+/// Starts the log. A line is text on a terminal, and JSON elsewhere.
+///
+/// # Errors
+/// Where the filter cannot be understood, or the file cannot be written.
+pub fn start_log(options: &LogOptions, default_level: &str) -> Outcome<()> {
+    let filter = env::get(env::LOG).or_else(|| options.level.clone()).unwrap_or_else(|| default_level.to_owned());
+    let parsed = EnvFilter::try_new(filter.to_lowercase().replace("warning", "warn"));
+    let filter = parsed.map_err(|_| {
+        Failure::usage(format!("\"{}\" is not a log level", filter.escape_debug()))
+            .hint("levels are error, warn, info, debug, trace")
+    })?;
+    let builder = tracing_subscriber::fmt().with_env_filter(filter).with_target(false);
+    let started = match &options.file {
+        Some(path) => {
+            let file = LogFile::open(path, options.max_mib).map_err(|error| Failure::file("write the log to", path, error))?;
+            builder.json().with_writer(Mutex::new(file)).try_init()
+        }
+        None if io::stderr().is_terminal() => builder.with_ansi(!env::is_set(env::NO_COLOR)).with_writer(io::stderr).try_init(),
+        None => builder.json().with_writer(io::stderr).try_init(),
+    };
+    started.map_err(|error| Failure::fault(format!("cannot start the log: {error}")))
+}
+
+/// A log file that is put aside as `NAME.1` when it has become too large.
+#[derive(Debug)]
+struct LogFile {
+    path: PathBuf,
+    file: File,
+    size: u64,
+    limit: u64,
+}
+
+impl LogFile {
+    fn open(path: &Path, max_mib: u64) -> io::Result<Self> {
+        let file = OpenOptions::new().create(true).append(true).open(path)?;
+        let size = file.metadata()?.len();
+        Ok(Self { path: path.to_owned(), file, size, limit: max_mib.saturating_mul(1024 * 1024) })
+    }
+}
+
+impl Write for LogFile {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        if self.limit > 0 && self.size > 0 && self.size + bytes.len() as u64 > self.limit {
+            let mut aside = self.path.clone().into_os_string();
+            aside.push(".1");
+            std::fs::rename(&self.path, aside)?;
+            *self = Self::open(&self.path, self.limit / (1024 * 1024))?;
+        }
+        self.file.write_all(bytes)?;
+        self.size += bytes.len() as u64;
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.file.flush()
+    }
+}
+
+/// Runs `work` until it ends by itself, or a signal asks it to stop: it hears of that through its token and then has its time. A second
+/// signal ends the process at once.
+///
+/// # Errors
+/// Those of `work`, and where signals cannot be listened for.
+pub async fn until_signal<F>(shell: &Shell, work: impl FnOnce(CancellationToken) -> F) -> Outcome
+where
+    F: Future<Output = Outcome>,
+{
+    use tokio::signal::unix::{SignalKind, signal};
+    let listen = |kind| {
+        signal(kind).map_err(|error| Failure::new(Exit::Fault, anyhow::Error::new(error).context("cannot listen for signals")))
+    };
+    let (mut interrupt, mut terminate) = (listen(SignalKind::interrupt())?, listen(SignalKind::terminate())?);
+    let stop = CancellationToken::new();
+    let work = work(stop.clone());
+    tokio::pin!(work);
+    loop {
+        tokio::select! {
+            done = &mut work => return done,
+            _ = interrupt.recv() => {}
+            _ = terminate.recv() => {}
+        }
+        if stop.is_cancelled() {
+            shell.note("stopped at once");
+            return Ok(Exit::Interrupted);
+        }
+        shell.note("stopping; once more ends it at once");
+        stop.cancel();
+    }
+}
+
+/// The program that is running: the executor calls it again for each job.
+///
+/// # Errors
+/// Where the system does not say.
+pub fn this_program() -> Outcome<PathBuf> {
+    std::env::current_exe()
+        .map_err(|error| Failure::new(Exit::Fault, anyhow::Error::new(error).context("cannot find this program's file")))
+}
+
+/// A folder for a daemon's data, under the user's own.
+///
+/// # Errors
+/// Where the user has no home.
+pub fn default_data_dir(name: &str) -> Outcome<PathBuf> {
+    use etcetera::BaseStrategy as _;
+    etcetera::choose_base_strategy()
+        .map(|dirs| dirs.data_dir().join("octavius").join(name))
+        .map_err(|_| Failure::usage("HOME is not set").hint("name the folder with --data-dir"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_log_file_is_put_aside_when_it_is_large() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("log");
+        let mut file = LogFile::open(&path, 1).unwrap();
+        for _ in 0..3 {
+            file.write_all(&vec![b'x'; 600 * 1024]).unwrap();
+        }
+        assert_eq!(std::fs::metadata(&path).unwrap().len(), 600 * 1024);
+        assert!(folder.path().join("log.1").exists());
+    }
+
+    #[test]
+    fn settings_name_what_is_wrong() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("controller_config.json");
+        let read = |text: &str| {
+            std::fs::write(&path, text).unwrap();
+            Settings::read(Some(&path), "none", &["app_port", "log_level", "store"])
+        };
+        let message = |failure: Failure| failure.error.unwrap().to_string();
+        assert!(message(read(r#"{"app_prt": 1}"#).unwrap_err()).ends_with("unknown key `app_prt`; did you mean `app_port`?"));
+        let settings = read(r#"{"app_port": "many", "log_level": 3, "store": "data"}"#).unwrap();
+        assert!(message(settings.number::<u16>("app_port").unwrap_err()).contains("`app_port` is not a whole number"));
+        assert!(message(settings.text("log_level").unwrap_err()).contains("`log_level` is not a text"));
+        assert_eq!(settings.path("store").unwrap().unwrap(), folder.path().join("data"));
+        assert_eq!(read(r#"{"app_port": "3000"}"#).unwrap().number::<u16>("app_port").unwrap(), Some(3000));
+        assert!(message(read("{").unwrap_err()).contains("not valid JSON"));
+    }
+}

@@ -1,0 +1,163 @@
+//! Every environment variable that `octavius` reads. A flag `--some-thing` has `OCTAVIUS_SOME_THING`, with the same meaning and less weight;
+//! flags that consent to harm (`--yes`, `--prune`, `--allow-empty`, `--max-deletions`) have none, and a test holds both rules.
+
+use std::ffi::OsString;
+
+macro_rules! variables {
+    ($($(#[$doc:meta])* $name:ident = $text:literal;)*) => {
+        $($(#[$doc])* pub const $name: &str = $text;)*
+
+        /// All of them.
+        pub const ALL: &[&str] = &[$($text),*];
+    };
+}
+
+variables! {
+    /// No colour, when set to anything. See <https://no-color.org>.
+    NO_COLOR = "NO_COLOR";
+    /// The kind of terminal; `dumb` means no colour.
+    TERM = "TERM";
+    /// Set by CI systems: nobody is there to answer questions.
+    CI = "CI";
+    /// Where the user's files are.
+    HOME = "HOME";
+
+    /// Addresses of controllers, as the first Octavius named it.
+    SEED_CP_HOST = "CP_HOST";
+    /// The user's address, as the first Octavius named it.
+    SEED_EMAIL_ID = "EMAIL_ID";
+    /// The token, as the first Octavius named it.
+    SEED_ACCESS_TOKEN = "ACCESS_TOKEN";
+    /// Seconds to wait for a controller, as the first Octavius named it.
+    SEED_TIMEOUT = "CONNECTION_TIMEOUT_SECS";
+
+    /// The client's configuration file.
+    CONFIG = "OCTAVIUS_CONFIG";
+    /// The context of the configuration file.
+    CONTEXT = "OCTAVIUS_CONTEXT";
+    /// Addresses of controllers, separated by commas.
+    CP_HOST = "OCTAVIUS_CP_HOST";
+    /// The user's address.
+    EMAIL_ID = "OCTAVIUS_EMAIL_ID";
+    /// The token.
+    TOKEN = "OCTAVIUS_TOKEN";
+    /// A file that holds the token.
+    TOKEN_FILE = "OCTAVIUS_TOKEN_FILE";
+    /// Seconds to wait for a controller.
+    TIME_OUT = "OCTAVIUS_TIME_OUT";
+    /// Never ask.
+    NO_INPUT = "OCTAVIUS_NO_INPUT";
+
+    /// Form of the output.
+    OUTPUT = "OCTAVIUS_OUTPUT";
+    /// `diff` ends with 0 also where there are differences.
+    EXIT_ZERO = "OCTAVIUS_EXIT_ZERO";
+    /// `apply` shows the plan and ends.
+    DRY_RUN = "OCTAVIUS_DRY_RUN";
+    /// A catalogue's name.
+    CATALOG_NAME = "OCTAVIUS_CATALOG_NAME";
+    /// A job file.
+    JOB_PATH = "OCTAVIUS_JOB_PATH";
+    /// A job's name.
+    JOB_NAME = "OCTAVIUS_JOB_NAME";
+    /// An execution's id.
+    JOB_ID = "OCTAVIUS_JOB_ID";
+    /// A label, `key=value`.
+    LABEL = "OCTAVIUS_LABEL";
+    /// Text to find.
+    SEARCH = "OCTAVIUS_SEARCH";
+
+    /// One argument, `name=value`.
+    ARG = "OCTAVIUS_ARG";
+    /// Arguments, `a=1,b=2`.
+    ARGS = "OCTAVIUS_ARGS";
+    /// A file of arguments.
+    ARGS_FILE = "OCTAVIUS_ARGS_FILE";
+    /// Wait for the end.
+    WAIT = "OCTAVIUS_WAIT";
+    /// Follow the log.
+    FOLLOW = "OCTAVIUS_FOLLOW";
+    /// The key under which an execution is made once.
+    IDEMPOTENCY_KEY = "OCTAVIUS_IDEMPOTENCY_KEY";
+    /// Longest run.
+    TIMEOUT = "OCTAVIUS_TIMEOUT";
+    /// Longest wait.
+    WAIT_TIMEOUT = "OCTAVIUS_WAIT_TIMEOUT";
+
+    /// Everyone's, not only one's own.
+    ALL_USERS = "OCTAVIUS_ALL";
+    /// A user's name. Not `OCTAVIUS_USER`: the process runner tells a job under that name who asked for it.
+    USER = "OCTAVIUS_FOR_USER";
+    /// A state.
+    STATE = "OCTAVIUS_STATE";
+    /// Not older than this.
+    SINCE = "OCTAVIUS_SINCE";
+    /// At most so many.
+    LIMIT = "OCTAVIUS_LIMIT";
+    /// So many lines from the end.
+    TAIL = "OCTAVIUS_TAIL";
+    /// The attempt. Not `OCTAVIUS_ATTEMPT`: a job finds its own there.
+    ATTEMPT = "OCTAVIUS_LOG_ATTEMPT";
+    /// Log bytes as they are.
+    RAW = "OCTAVIUS_RAW";
+    /// Where a log is written.
+    OUTPUT_FILE = "OCTAVIUS_OUTPUT_FILE";
+
+    /// The controller's configuration file.
+    CONTROLLER_CONFIG = "OCTAVIUS_CONTROLLER_CONFIG";
+    /// Where the controller keeps everything.
+    STORE = "OCTAVIUS_STORE";
+    /// Where a controller listens.
+    LISTEN = "OCTAVIUS_LISTEN";
+    /// Where the first admin's token is written.
+    BOOTSTRAP_TOKEN_FILE = "OCTAVIUS_BOOTSTRAP_TOKEN_FILE";
+    /// The executor's configuration file.
+    EXECUTOR_CONFIG = "OCTAVIUS_EXECUTOR_CONFIG";
+    /// The executor's id.
+    ID = "OCTAVIUS_ID";
+    /// What the executor runs jobs with.
+    RUNNER = "OCTAVIUS_RUNNER";
+    /// How many executions an executor runs at once.
+    CAPACITY = "OCTAVIUS_CAPACITY";
+    /// Where a daemon keeps its files.
+    DATA_DIR = "OCTAVIUS_DATA_DIR";
+    /// How much a daemon logs.
+    LOG_LEVEL = "OCTAVIUS_LOG_LEVEL";
+    /// The same as a filter, like `octavius_controller=debug,info`.
+    LOG = "OCTAVIUS_LOG";
+    /// Runs every duration of the system so many times faster. For tests.
+    FASTER = "OCTAVIUS_FASTER";
+    /// The catalogue that `dev` applies and watches.
+    CATALOG = "OCTAVIUS_CATALOG";
+
+    /// A new token's role.
+    ROLE = "OCTAVIUS_ROLE";
+    /// A new token's group.
+    GROUP = "OCTAVIUS_GROUP";
+    /// A new token's life.
+    EXPIRES = "OCTAVIUS_EXPIRES";
+}
+
+/// The value of a variable, where it is set and not empty.
+#[must_use]
+pub fn get(name: &str) -> Option<String> {
+    std::env::var(name).ok().filter(|value| !value.is_empty())
+}
+
+/// The value of a variable that holds a path.
+#[must_use]
+pub fn path(name: &str) -> Option<OsString> {
+    std::env::var_os(name).filter(|value| !value.is_empty())
+}
+
+/// Whether a variable is set to anything.
+#[must_use]
+pub fn is_set(name: &str) -> bool {
+    path(name).is_some()
+}
+
+/// Whether a variable says yes: set, and neither `0`, `false` nor `no`.
+#[must_use]
+pub fn is_true(name: &str) -> bool {
+    get(name).is_some_and(|value| !matches!(value.to_ascii_lowercase().as_str(), "0" | "false" | "no" | "off"))
+}

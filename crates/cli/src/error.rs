@@ -1,0 +1,193 @@
+//! How a command fails: an exit code, an error with its causes, and hints. Errors come from below as they are; what to do about them is
+//! said here, at the edge.
+
+use std::io;
+
+use octavius_proto::client::ConnectError;
+use octavius_proto::{Fault, reason};
+use tonic::Status;
+
+use crate::exit::Exit;
+
+/// Why a command did not do what it was asked.
+#[derive(Debug)]
+pub struct Failure {
+    /// How the process ends.
+    pub exit: Exit,
+    /// What failed; none where everything has been said already.
+    pub error: Option<anyhow::Error>,
+    /// Lines under the error that belong to it.
+    pub details: Vec<String>,
+    /// What to do next.
+    pub hints: Vec<String>,
+    /// What the controller answered, where it did.
+    pub fault: Option<Box<Fault>>,
+}
+
+/// What commands return.
+pub type Outcome<T = Exit> = Result<T, Failure>;
+
+impl Failure {
+    /// A failure with an exit code and an error.
+    pub fn new(exit: Exit, error: impl Into<anyhow::Error>) -> Self {
+        Self { exit, error: Some(error.into()), details: Vec::new(), hints: Vec::new(), fault: None }
+    }
+
+    /// An end about which nothing more is to be said.
+    #[must_use]
+    pub const fn quiet(exit: Exit) -> Self {
+        Self { exit, error: None, details: Vec::new(), hints: Vec::new(), fault: None }
+    }
+
+    /// Wrong usage, configuration or files.
+    pub fn usage(message: impl Into<String>) -> Self {
+        Self::new(Exit::Usage, anyhow::Error::msg(message.into()))
+    }
+
+    /// A refusal.
+    pub fn refused(message: impl Into<String>) -> Self {
+        Self::new(Exit::Refused, anyhow::Error::msg(message.into()))
+    }
+
+    /// A fault of ours.
+    pub fn fault(message: impl Into<String>) -> Self {
+        Self::new(Exit::Fault, anyhow::Error::msg(message.into()))
+    }
+
+    /// A file or folder that cannot be used.
+    pub fn file(action: &str, path: &std::path::Path, error: io::Error) -> Self {
+        Self::new(Exit::Usage, anyhow::Error::new(error).context(format!("cannot {action} {}", path.display())))
+    }
+
+    /// Adds what to do next.
+    #[must_use]
+    pub fn hint(mut self, hint: impl Into<String>) -> Self {
+        self.hints.push(hint.into());
+        self
+    }
+
+    /// Puts what was being done before the error.
+    #[must_use]
+    pub fn context(mut self, context: impl Into<String>) -> Self {
+        self.error = self.error.map(|error| error.context(context.into()));
+        self
+    }
+
+    /// Whether trying again may help: the controller was not reached, or is stopping.
+    #[must_use]
+    pub fn may_pass(&self) -> bool {
+        self.exit == Exit::Unreachable
+    }
+
+    /// Whether the controller gave this reason.
+    #[must_use]
+    pub fn is(&self, reason: &str) -> bool {
+        self.fault.as_ref().is_some_and(|fault| fault.reason == reason)
+    }
+}
+
+/// Standard output that is closed ends the command, quietly; anything else that goes wrong there is told.
+impl From<io::Error> for Failure {
+    fn from(error: io::Error) -> Self {
+        match error.kind() {
+            io::ErrorKind::BrokenPipe => Self::quiet(Exit::Done),
+            _ => Self::new(Exit::Fault, anyhow::Error::new(error).context("cannot write to standard output")),
+        }
+    }
+}
+
+impl From<ConnectError> for Failure {
+    fn from(error: ConnectError) -> Self {
+        match error {
+            ConnectError::Address { .. } | ConnectError::Token => Self::new(Exit::Usage, error),
+            ConnectError::Unreachable { .. } => Self::new(Exit::Unreachable, error)
+                .hint("is it running, and is this its address? `octavius config view` shows what is set"),
+        }
+    }
+}
+
+impl From<Status> for Failure {
+    fn from(status: Status) -> Self {
+        let mut fault = Fault::from_status(&status);
+        // A status with a source was made on this side: the connection broke before an answer came.
+        let broken = std::error::Error::source(&status).is_some() && fault.reason.is_empty();
+        if broken {
+            fault.code = tonic::Code::Unavailable;
+            fault.message = format!("the connection to the controller broke: {}", root_cause(&status));
+        }
+        fault.into()
+    }
+}
+
+impl From<Fault> for Failure {
+    fn from(fault: Fault) -> Self {
+        let shown = |text: &str| crate::sanitize::line(text);
+        let message =
+            if fault.message.is_empty() { format!("the controller answered {:?}", fault.code) } else { shown(&fault.message) };
+        let details = fault
+            .violations
+            .iter()
+            .map(|violation| shown(&violation.description))
+            .filter(|description| !description.is_empty() && !message.contains(description.as_str()))
+            .collect();
+        let mut failure = Self { details, ..Self::new(Exit::of_fault(&fault), anyhow::Error::msg(message)) };
+        if let Some(nearest) = fault.fact("nearest") {
+            failure.hints.push(format!("did you mean `{}`?", shown(nearest)));
+        } else if let Some(hint) = hint_for(&fault) {
+            failure.hints.push(hint.to_owned());
+        }
+        failure.fault = Some(Box::new(fault));
+        failure
+    }
+}
+
+fn hint_for(fault: &Fault) -> Option<&'static str> {
+    Some(match fault.reason.as_str() {
+        reason::JOB_NOT_FOUND => "`octavius list` shows the jobs that you may see",
+        reason::EXECUTION_NOT_FOUND => "`octavius executions` shows yours, `octavius executions --all` everyone's",
+        reason::AMBIGUOUS_ID => "give more of its last characters",
+        reason::UNAUTHENTICATED => {
+            "`octavius config --token-file FILE` sets a token; an admin makes one with `octavius tokens create`"
+        }
+        reason::NOT_PERMITTED => "`octavius whoami` shows your role and groups",
+        reason::HEAD_MOVED => "someone applied in the meantime: look at `octavius diff` and apply again",
+        reason::NAME_TAKEN => "rename the job, or change it in the catalogue that owns it",
+        reason::KEY_REUSED => "use another `--idempotency-key`, or exactly the first call's job and arguments",
+        reason::STOPPING | reason::STORE_UNAVAILABLE => "try again in a moment",
+        reason::STORE_FULL => "the store has no room left: an operator must free some",
+        _ if fault.code == tonic::Code::Unauthenticated => "`octavius config --token-file FILE` sets a token",
+        _ if fault.code == tonic::Code::Unimplemented => "the controller may be older than this client: `octavius version`",
+        _ => return None,
+    })
+}
+
+fn root_cause(error: &dyn std::error::Error) -> String {
+    let mut last: &dyn std::error::Error = error;
+    while let Some(source) = last.source() {
+        last = source;
+    }
+    last.to_string().to_lowercase()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use tonic::Code;
+
+    #[test]
+    fn violations_are_lines_of_their_own_and_not_said_twice() {
+        let fault = Fault::new(Code::InvalidArgument, reason::INVALID_ARGUMENTS, "one thing")
+            .violating("a", "one thing")
+            .violating("b", "another \u{1b}[31mthing");
+        let failure = Failure::from(fault);
+        assert_eq!(failure.exit, Exit::Usage);
+        assert_eq!(failure.details, ["another \u{fffd}[31mthing"]);
+    }
+
+    #[test]
+    fn a_closed_pipe_is_quiet() {
+        let failure = Failure::from(io::Error::from(io::ErrorKind::BrokenPipe));
+        assert!(failure.error.is_none());
+        assert_eq!(failure.exit, Exit::Done);
+    }
+}

@@ -1,0 +1,326 @@
+//! Executions as they are shown: as JSON, in a line, in whole.
+
+use octavius_core::{State, Timestamp};
+use octavius_proto::v1;
+use serde_json::{Value, json};
+
+use crate::sanitize::line;
+use crate::table::{self, between, from_wire, wire_time};
+
+/// The state's name; `unknown` for one that this version does not know.
+#[must_use]
+pub fn state_name(number: i32) -> &'static str {
+    octavius_proto::state("state", number).map_or("unknown", State::as_str)
+}
+
+/// The state, where this version knows it.
+#[must_use]
+pub fn state(execution: &v1::Execution) -> Option<State> {
+    octavius_proto::state("state", execution.state).ok()
+}
+
+/// Whether the execution has ended.
+#[must_use]
+pub fn has_ended(execution: &v1::Execution) -> bool {
+    state(execution).is_some_and(State::is_terminal)
+}
+
+fn text_or_null(text: &str) -> Value {
+    if text.is_empty() { Value::Null } else { text.into() }
+}
+
+fn time_or_null(at: Option<&prost_types::Timestamp>) -> Value {
+    from_wire(at).map_or(Value::Null, |at| at.to_string().into())
+}
+
+/// An execution in a list.
+#[must_use]
+pub fn summary(execution: &v1::Execution) -> Value {
+    json!({
+        "id": execution.id,
+        "job": execution.job,
+        "state": state_name(execution.state),
+        "reason": text_or_null(&execution.reason),
+        "message": text_or_null(&execution.message),
+        "exit_code": execution.exit_code,
+        "user": execution.user,
+        "executor": text_or_null(&execution.executor),
+        "created_at": time_or_null(execution.created_at.as_ref()),
+        "finished_at": time_or_null(execution.finished_at.as_ref()),
+    })
+}
+
+/// Everything about an execution.
+#[must_use]
+pub fn whole(execution: &v1::Execution, waiting: &[String], commit: &str) -> Value {
+    let mut value = summary(execution);
+    let more = json!({
+        "attempts": execution.attempts.iter().map(attempt).collect::<Vec<_>>(),
+        "catalog": execution.catalog,
+        "definition": octavius_proto::digest("definition", &execution.definition).map_or(Value::Null, |digest| digest.to_string().into()),
+        "revision": execution.revision,
+        "commit": text_or_null(commit),
+        "arguments": execution.arguments.iter().collect::<std::collections::BTreeMap<_, _>>(),
+        "selector": execution.selector.iter().collect::<std::collections::BTreeMap<_, _>>(),
+        "state_since": time_or_null(execution.state_since.as_ref()),
+        "timeout_secs": execution.timeout.as_ref().map(|timeout| timeout.seconds),
+        "cancel_requested_by": text_or_null(&execution.cancel_requested_by),
+        "cancel_requested_at": time_or_null(execution.cancel_requested_at.as_ref()),
+        "waiting": waiting,
+    });
+    if let (Value::Object(fields), Value::Object(more)) = (&mut value, more) {
+        fields.extend(more);
+    }
+    value
+}
+
+fn ending(ending: &v1::Ending) -> Value {
+    json!({
+        "state": state_name(ending.outcome),
+        "reason": text_or_null(&ending.reason),
+        "message": text_or_null(&ending.message),
+        "exit_code": ending.exit_code,
+    })
+}
+
+fn attempt(attempt: &v1::Attempt) -> Value {
+    let end = attempt.ending.as_ref();
+    json!({
+        "number": attempt.number,
+        "executor": attempt.executor,
+        "state": end.map_or(Value::Null, |end| state_name(end.outcome).into()),
+        "reason": end.map_or(Value::Null, |end| text_or_null(&end.reason)),
+        "message": end.map_or(Value::Null, |end| text_or_null(&end.message)),
+        "exit_code": end.and_then(|end| end.exit_code),
+        "claimed_at": time_or_null(attempt.claimed_at.as_ref()),
+        "starting_at": time_or_null(attempt.starting_at.as_ref()),
+        "running_at": time_or_null(attempt.running_at.as_ref()),
+        "ended_at": time_or_null(attempt.ended_at.as_ref()),
+        "late": attempt.late.as_ref().map(ending),
+        "log_size": attempt.log_size,
+        "runs_as": text_or_null(&attempt.runs_as),
+    })
+}
+
+/// What a reason means, in plain words; the code itself where this version does not know it.
+#[must_use]
+pub fn in_words(reason: &str) -> String {
+    use octavius_core::execution::Reason;
+    match reason {
+        Reason::EXIT_CODE => "the job ended with an exit code other than 0",
+        Reason::SIGNAL => "the job was ended by a signal that Octavius did not send",
+        Reason::START_FAILED => "the job's program could not be started",
+        Reason::REQUIREMENT_NOT_MET => "the executor cannot run this job",
+        Reason::SECRET_MISSING => "a secret that the job needs was not found where the executor looked",
+        Reason::CANCELLED => "someone asked for it to stop",
+        Reason::DEADLINE => "it ran longer than its timeout",
+        Reason::QUEUE_DEADLINE => "it waited in the queue longer than it may",
+        Reason::EXECUTOR_LOST => "its executor was not heard of for too long",
+        Reason::RUNNER_LOST => "what watched over the job ended without leaving its exit code",
+        Reason::CLAIM_EXPIRED => "the executor that was chosen did not begin in time",
+        Reason::HANDED_BACK => "the executor gave it back: it is stopping",
+        other => return line(other),
+    }
+    .to_owned()
+}
+
+/// Why the execution is as it is: the controller's sentence, or the code in words; empty where there is nothing to explain.
+#[must_use]
+pub fn because(reason: &str, message: &str) -> String {
+    match (reason.is_empty(), message.is_empty()) {
+        (_, false) => line(message),
+        (false, true) => in_words(reason),
+        (true, true) => String::new(),
+    }
+}
+
+/// One sentence on how an execution stands: `failed after 2s: exit code 3`.
+#[must_use]
+pub fn sentence(execution: &v1::Execution, now: Timestamp) -> String {
+    let name = state_name(execution.state).replace('_', " ");
+    let created = from_wire(execution.created_at.as_ref()).unwrap_or(now);
+    let mut text = match from_wire(execution.finished_at.as_ref()) {
+        Some(finished) => format!("{name} after {}", between(created, finished)),
+        None => format!("{name} {}", between(from_wire(execution.state_since.as_ref()).unwrap_or(created), now)),
+    };
+    let plain_exit = execution.reason == octavius_core::execution::Reason::EXIT_CODE && execution.message.is_empty();
+    let because = match execution.exit_code.filter(|_| plain_exit) {
+        Some(code) => format!("exit code {code}"),
+        None => because(&execution.reason, &execution.message),
+    };
+    if !because.is_empty() {
+        text.push_str(": ");
+        text.push_str(&because);
+    }
+    if let Some(code) = execution.exit_code.filter(|&code| code != 0)
+        && !text.contains(&code.to_string())
+    {
+        text.push_str(&format!(" (exit code {code})"));
+    }
+    if !execution.cancel_requested_by.is_empty() && !has_ended(execution) {
+        text.push_str(&format!("; cancel requested by {}", line(&execution.cancel_requested_by)));
+    }
+    text
+}
+
+/// How long an execution has taken, or takes until now.
+#[must_use]
+pub fn duration(execution: &v1::Execution, now: Timestamp) -> String {
+    from_wire(execution.created_at.as_ref())
+        .map(|created| between(created, from_wire(execution.finished_at.as_ref()).unwrap_or(now)))
+        .unwrap_or_default()
+}
+
+/// An execution in whole, for people.
+#[must_use]
+pub fn render(execution: &v1::Execution, waiting: &[String], commit: &str, now: Timestamp) -> String {
+    let mut out = format!("{}  {}  {}\n", line(&execution.id), line(&execution.job), sentence(execution, now));
+    for reason in waiting {
+        out.push_str(&format!("{}\n", line(reason)));
+    }
+    let mut facts: Vec<(&str, String)> = vec![
+        ("user", execution.user.clone()),
+        ("created", wire_time(execution.created_at.as_ref())),
+        ("finished", wire_time(execution.finished_at.as_ref())),
+        ("executor", execution.executor.clone()),
+        ("exit code", execution.exit_code.map(|code| code.to_string()).unwrap_or_default()),
+        (
+            "definition",
+            octavius_proto::digest("definition", &execution.definition)
+                .map(|digest| {
+                    let commit = commit.get(..7).map(|commit| format!(" ({commit})")).unwrap_or_default();
+                    format!("{}, {} revision {}{commit}", digest.short(), execution.catalog, execution.revision)
+                })
+                .unwrap_or_default(),
+        ),
+    ];
+    let mut arguments: Vec<_> = execution.arguments.iter().collect();
+    arguments.sort_unstable();
+    let arguments: Vec<String> = arguments.into_iter().map(|(name, value)| format!("{name}={value}")).collect();
+    facts.push(("arguments", arguments.join(" ")));
+    for (name, value) in facts.iter().filter(|(_, value)| !value.is_empty()) {
+        out.push_str(&format!("{name:<11} {}\n", line(value)));
+    }
+    if !execution.attempts.is_empty() {
+        out.push_str(&timeline(&execution.attempts));
+    }
+    for attempt in &execution.attempts {
+        if let Some(late) = &attempt.late {
+            let because = because(&late.reason, &late.message);
+            let because = if because.is_empty() { String::new() } else { format!(": {because}") };
+            out.push_str(&format!(
+                "attempt {} was given up, and reported later: {}{because}\n",
+                attempt.number,
+                state_name(late.outcome)
+            ));
+        }
+    }
+    let id = &line(&execution.id);
+    match state(execution) {
+        Some(state) if state.is_terminal() => out.push_str(&format!("its log: octavius getlogs {id}\n")),
+        Some(State::Queued) => out.push_str(&format!("stop it: octavius cancel {id}\n")),
+        _ => out.push_str(&format!("follow it: octavius getlogs {id} -f\nstop it: octavius cancel {id}\n")),
+    }
+    out
+}
+
+fn timeline(attempts: &[v1::Attempt]) -> String {
+    let rows = attempts.iter().map(|attempt| {
+        let outcome = attempt.ending.as_ref().map(|ending| {
+            let because = because(&ending.reason, &ending.message);
+            if because.is_empty() {
+                state_name(ending.outcome).to_owned()
+            } else {
+                format!("{}: {because}", state_name(ending.outcome))
+            }
+        });
+        vec![
+            attempt.number.to_string(),
+            attempt.executor.clone(),
+            wire_time(attempt.claimed_at.as_ref()),
+            wire_time(attempt.starting_at.as_ref()),
+            wire_time(attempt.running_at.as_ref()),
+            wire_time(attempt.ended_at.as_ref()),
+            outcome.unwrap_or_default(),
+        ]
+    });
+    table::render(&["ATTEMPT", "EXECUTOR", "CLAIMED", "STARTING", "RUNNING", "ENDED", "OUTCOME"], rows, None)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use octavius_proto::to_timestamp;
+
+    fn at(second: i64) -> Timestamp {
+        Timestamp::from_second(1_767_225_600 + second).unwrap()
+    }
+
+    fn failed() -> v1::Execution {
+        v1::Execution {
+            id: "0k3v7q2m8d5x1n4r6t9w0b9f2q".into(),
+            job: "refund-order".into(),
+            catalog: "support".into(),
+            definition: vec![7; 32].into(),
+            revision: 42,
+            arguments: [("order".to_owned(), "A-1".to_owned()), ("amount".to_owned(), "\u{1b}[2J".to_owned())].into(),
+            user: "ann".into(),
+            state: v1::ExecutionState::Failed.into(),
+            state_since: Some(to_timestamp(at(130))),
+            reason: "EXIT_CODE".into(),
+            exit_code: Some(3),
+            created_at: Some(to_timestamp(at(0))),
+            finished_at: Some(to_timestamp(at(130))),
+            executor: "pay-1".into(),
+            attempts: vec![v1::Attempt {
+                number: 1,
+                executor: "pay-1".into(),
+                claimed_at: Some(to_timestamp(at(1))),
+                starting_at: Some(to_timestamp(at(2))),
+                running_at: Some(to_timestamp(at(3))),
+                ended_at: Some(to_timestamp(at(130))),
+                ending: Some(v1::Ending {
+                    outcome: v1::ExecutionState::Failed.into(),
+                    reason: "EXIT_CODE".into(),
+                    message: String::new(),
+                    exit_code: Some(3),
+                }),
+                log_size: Some(17),
+                ..Default::default()
+            }],
+            ..Default::default()
+        }
+    }
+
+    #[test]
+    fn an_ended_execution_in_whole() {
+        insta::assert_snapshot!(render(&failed(), &[], &"4be07d1".repeat(6), at(1000)));
+    }
+
+    #[test]
+    fn a_waiting_execution_says_why() {
+        let queued = v1::Execution {
+            id: "0k3v7q2m8d5x1n4r6t9w0b9f2q".into(),
+            job: "refund-order".into(),
+            state: v1::ExecutionState::Queued.into(),
+            state_since: Some(to_timestamp(at(0))),
+            created_at: Some(to_timestamp(at(0))),
+            user: "ann".into(),
+            ..Default::default()
+        };
+        let waiting = ["pay-1  full: 4/4 slots".to_owned(), "web-1  vpc=web, needs vpc=payments".to_owned()];
+        insta::assert_snapshot!(render(&queued, &waiting, "", at(130)));
+    }
+
+    #[test]
+    fn json_has_the_keys_of_the_contract() {
+        let value = whole(&failed(), &[], "");
+        for key in ["id", "job", "state", "reason", "message", "exit_code", "attempts", "executor", "created_at", "finished_at"] {
+            assert!(value.get(key).is_some(), "{key}");
+        }
+        assert_eq!(value["state"], "failed");
+        assert_eq!(value["message"], Value::Null);
+        assert_eq!(value["created_at"], "2026-01-01T00:00:00Z");
+        assert_eq!(value["attempts"][0]["log_size"], 17);
+    }
+}

@@ -1,0 +1,119 @@
+//! The one binary of Octavius: arguments, rendering, `dev` and `demo`. Each command has its module in [`commands`]; what they share is here:
+//! configuration ([`config`]), connections ([`session`]), output ([`output`]), errors and exit codes ([`error`], [`exit`]).
+
+pub mod arguments;
+pub mod cli;
+pub mod commands;
+pub mod config;
+pub mod daemon;
+pub mod env;
+pub mod error;
+pub mod execution;
+pub mod exit;
+pub mod output;
+pub mod prompt;
+pub mod remote_catalog;
+pub mod sanitize;
+pub mod session;
+pub mod table;
+pub mod wait;
+
+use std::process::ExitCode;
+
+use clap::FromArgMatches as _;
+
+use crate::cli::{Cli, Command, ConnectArgs};
+use crate::error::{Failure, Outcome};
+use crate::exit::Exit;
+use crate::output::Shell;
+
+/// What every command gets.
+#[derive(Debug, Clone)]
+pub struct Context {
+    /// The streams.
+    pub shell: Shell,
+    /// The flags that say how to reach a controller.
+    pub connect: ConnectArgs,
+}
+
+/// Runs the command line of this process.
+#[must_use]
+pub fn main() -> ExitCode {
+    let parsed = match std::env::args_os().len() {
+        0 | 1 => cli::command().try_get_matches_from(["octavius", "-h"]),
+        _ => cli::command().try_get_matches(),
+    };
+    let cli = match parsed.and_then(|matches| Cli::from_arg_matches(&matches)) {
+        Ok(cli) => cli,
+        Err(error) => {
+            let code = error.exit_code();
+            let _ = error.print(); // where the stream is closed there is nobody to tell
+            return ExitCode::from(u8::try_from(code).unwrap_or(Exit::Usage.code()));
+        }
+    };
+    let shell = Shell::new(cli.connect.no_input || env::is_true(env::NO_INPUT));
+    let context = Context { shell, connect: cli.connect };
+    let exit = match dispatch(&context, cli.command) {
+        Ok(exit) => exit,
+        Err(failure) => {
+            context.shell.failure(&failure);
+            failure.exit
+        }
+    };
+    exit.into()
+}
+
+fn dispatch(context: &Context, command: Command) -> Outcome {
+    use commands as c;
+    match command {
+        // offline
+        Command::Validate(args) => c::validate::run(context, &args),
+        Command::Schema(args) => c::schema::run(context, &args),
+        Command::Config(args) => c::config::run(context, &args),
+        Command::Completion(args) => c::completion::run(context, &args),
+        // clients
+        Command::Diff(args) => client(c::diff::run(context, &args)),
+        Command::Apply(args) => client(c::apply::run(context, &args)),
+        Command::History(args) => client(c::history::run(context, &args)),
+        Command::Create(args) => client(c::create::run(context, &args)),
+        Command::Delete(args) => client(c::create::delete(context, &args)),
+        Command::List(args) => client(c::list::run(context, &args)),
+        Command::Describe(args) => client(c::describe::run(context, &args)),
+        Command::Execute(args) => client(c::execute::run(context, &args)),
+        Command::Rerun(args) => client(c::execute::rerun(context, &args)),
+        Command::Executions(args) => client(c::executions::run(context, &args)),
+        Command::Status(args) => client(c::status::run(context, &args)),
+        Command::Getlogs(args) => client(c::getlogs::run(context, &args)),
+        Command::Cancel(args) => client(c::cancel::run(context, &args)),
+        Command::Executors(args) => client(c::executors::run(context, &args)),
+        Command::Tokens(args) => client(c::tokens::run(context, &args)),
+        Command::Whoami(args) => client(c::whoami::run(context, &args)),
+        Command::Version(args) => client(c::version::run(context, &args)),
+        Command::Demo(args) => c::demo::run(context, &args),
+        // daemons
+        Command::Controller(args) => daemon(c::controller::run(context, &args)),
+        Command::Executor(args) => daemon(c::executor::run(context, &args)),
+        Command::Dev(args) => daemon(c::dev::run(context, &args)),
+    }
+}
+
+/// Runs a client's command on this thread: starting others would take longer than most calls.
+fn client(work: impl Future<Output = Outcome>) -> Outcome {
+    block_on(&mut tokio::runtime::Builder::new_current_thread(), work)
+}
+
+/// Runs a daemon on all processors.
+fn daemon(work: impl Future<Output = Outcome>) -> Outcome {
+    block_on(&mut tokio::runtime::Builder::new_multi_thread(), work)
+}
+
+fn block_on(builder: &mut tokio::runtime::Builder, work: impl Future<Output = Outcome>) -> Outcome {
+    let runtime = builder
+        .enable_all()
+        .build()
+        .map_err(|error| Failure::new(Exit::Fault, anyhow::Error::new(error).context("cannot start the runtime")))?;
+    let outcome = runtime.block_on(work);
+    // what still runs on other threads (a lookup of a name, a read of stdin) must not keep the process
+    runtime.shutdown_background();
+    outcome
+}
