@@ -9,12 +9,12 @@ use tonic::service::interceptor::InterceptedService;
 use tonic::transport::{Channel, Endpoint};
 use tonic::{Request, Status};
 
-use crate::MAX_MESSAGE_BYTES;
 use crate::v1::admin_service_client::AdminServiceClient;
 use crate::v1::catalog_service_client::CatalogServiceClient;
 use crate::v1::execution_service_client::ExecutionServiceClient;
 use crate::v1::executor_service_client::ExecutorServiceClient;
 use crate::v1::log_service_client::LogServiceClient;
+use crate::{MAX_MESSAGE_BYTES, WINDOW_BYTES};
 
 /// Why no connection came about.
 #[derive(Debug, thiserror::Error)]
@@ -120,6 +120,8 @@ impl Connection {
             let endpoint = Endpoint::from(address.0.clone())
                 .connect_timeout(share)
                 .tcp_nodelay(true)
+                .initial_stream_window_size(WINDOW_BYTES)
+                .initial_connection_window_size(WINDOW_BYTES)
                 .http2_keep_alive_interval(Duration::from_secs(10))
                 .keep_alive_timeout(Duration::from_secs(10))
                 .keep_alive_while_idle(false);

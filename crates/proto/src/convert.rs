@@ -22,7 +22,7 @@ pub struct InvalidField {
 impl InvalidField {
     /// An invalid field.
     #[must_use]
-    pub fn new(field: &'static str, problem: impl ToString) -> Self {
+    pub fn new(field: &'static str, problem: impl std::fmt::Display) -> Self {
         Self { field, problem: problem.to_string() }
     }
 }

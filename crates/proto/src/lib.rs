@@ -26,3 +26,7 @@ pub const DESCRIPTORS: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/descrip
 
 /// Largest gRPC message that either side takes, in bytes: log appends and applies are cut to 1 MiB, a page of jobs stays below this.
 pub const MAX_MESSAGE_BYTES: usize = 4 * 1024 * 1024;
+
+/// Bytes that may be under way before the other side has taken them. The protocol's own 64 KiB would hold up a page of jobs, or a piece of
+/// a log, for a round trip or several.
+pub const WINDOW_BYTES: u32 = 1024 * 1024;

@@ -1,0 +1,475 @@
+//! Executions: submitted, found, listed, watched, cancelled.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use jiff::SignedDuration;
+use octavius_core::argument::{self, Arguments};
+use octavius_core::execution::{Event as Step, Submission};
+use octavius_core::{Digest, Execution, ExecutionId, JobDefinition, Principal, Role, State, Timestamp, Timing};
+use octavius_proto::v1::execution_service_server::ExecutionService;
+use octavius_proto::v1::{self, WatchExecutionResponse};
+use octavius_proto::{Fault, InvalidField, reason, to_execution};
+use octavius_store::record::OnceRecord;
+use octavius_store::{Commit, Entry, Event, Key, Range, Store, StoreError, codec, key};
+use prost::Message as _;
+use tokio::sync::mpsc;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+use tonic::{Code, Request, Response, Status};
+
+use crate::catalogs::Catalogs;
+use crate::definitions::Definitions;
+use crate::engine::{Engine, EngineError};
+use crate::scheduler::{self, Scheduler};
+use crate::streams::{Responses, until_stop};
+use crate::{auth, fault};
+
+/// How far back the end of an id, or `@latest`, is looked for.
+const RECENT: usize = 1000;
+
+/// Shortest end of an id that is looked for.
+const SHORTEST_END: usize = 4;
+
+/// Records looked at for one page of a filtered list; where they do not suffice, the page is short and its token says where to go on.
+const LOOKED_AT: usize = 5000;
+
+/// Records read at once.
+const PAGE: usize = 200;
+
+/// Most executions in one answer.
+const MAX_LIST: u32 = 1000;
+
+/// For how long an idempotency key is remembered.
+const ONCE_KEPT: Duration = Duration::from_secs(24 * 3600);
+
+/// How far the clock of whoever made an id may be from ours.
+const CLOCKS_DIFFER: SignedDuration = SignedDuration::from_hours(2);
+
+/// Bytes after which a page of executions ends.
+const PAGE_BYTES: usize = 1024 * 1024;
+
+/// Longest idempotency key, in bytes.
+const ONCE_KEY_BYTES: usize = 256;
+
+#[derive(Debug, Clone)]
+pub(crate) struct Executions {
+    pub(crate) store: Arc<dyn Store>,
+    pub(crate) engine: Engine,
+    pub(crate) catalogs: Arc<Catalogs>,
+    pub(crate) definitions: Arc<Definitions>,
+    pub(crate) scheduler: Arc<Scheduler>,
+    pub(crate) timing: Timing,
+    pub(crate) tasks: TaskTracker,
+    pub(crate) shutdown: CancellationToken,
+}
+
+impl Executions {
+    async fn execute(&self, principal: &Principal, request: v1::ExecuteRequest) -> Result<ExecutionId, Fault> {
+        let asked = Asked::new(principal, request)?;
+        let once = match &asked.once {
+            Some(at) => {
+                let entry = self.store.get(at).await.map_err(fault::from_store)?;
+                if let Some(id) = asked.answered(entry.as_ref())? {
+                    return Ok(id);
+                }
+                entry
+            }
+            None => None,
+        };
+        match self.prepare(principal, &asked).await {
+            Ok(execution) => self.submit(execution, &asked, once).await,
+            // The call repeated, after the catalogue has changed.
+            Err(refused) => match self.engine.get(asked.id).await {
+                Ok(known) => self.same_request(&known, &asked).await,
+                Err(_) => Err(refused),
+            },
+        }
+    }
+
+    /// The execution that is asked for, checked against the catalogue.
+    async fn prepare(&self, principal: &Principal, asked: &Asked) -> Result<Execution, Fault> {
+        let job = self.catalogs.job(principal, &asked.job).await?;
+        let arguments = argument::resolve(&job.definition, &asked.arguments);
+        let arguments = arguments.map_err(|errors| wrong_arguments(&asked.job, &errors))?;
+        let submission =
+            Submission { id: asked.id, arguments, user: principal.user.clone(), at: Timestamp::now(), timeout: asked.timeout };
+        let mut execution = Execution::submit(&job.definition, job.catalog, job.revision, submission, &self.timing);
+        self.engine.set_aside_arguments(&mut execution).await.map_err(fault::from_store)?;
+        Ok(execution)
+    }
+
+    async fn submit(&self, execution: Execution, asked: &Asked, mut once: Option<Entry>) -> Result<ExecutionId, Fault> {
+        loop {
+            let mut txn = Engine::submission(&execution);
+            if let Some(at) = &asked.once {
+                let record = OnceRecord { id: execution.id, request: asked.digest(), at: execution.created_at };
+                let modified = once.as_ref().map_or(0, |entry| entry.modified);
+                txn = txn.when(at.clone(), modified).put(at.clone(), codec::encode(&record));
+            }
+            let failed = match self.store.commit(txn).await {
+                Ok(Commit::Done(_)) => return Ok(execution.id),
+                Ok(Commit::Conflict(_)) => None,
+                Err(error @ StoreError::Unknown(_)) => Some(error),
+                Err(error) => return Err(fault::from_store(error)),
+            };
+            // The id is there already: this is the call repeated, or another's id. Or else the idempotency key has just been used.
+            match self.engine.get(execution.id).await {
+                Ok(known) => return self.same_request(&known, asked).await,
+                Err(EngineError::NotFound(_)) => {}
+                Err(error) => return Err(fault::from_engine(error)),
+            }
+            let Some(at) = asked.once.as_ref().filter(|_| failed.is_none()) else {
+                let lost = failed.unwrap_or_else(|| StoreError::Unavailable("an execution vanished".to_owned()));
+                return Err(fault::from_store(lost));
+            };
+            once = self.store.get(at).await.map_err(fault::from_store)?;
+            if let Some(id) = asked.answered(once.as_ref())? {
+                return Ok(id);
+            }
+        }
+    }
+
+    /// The answer where the id that was asked for is there already: the same, if it was the same call.
+    async fn same_request(&self, known: &Execution, asked: &Asked) -> Result<ExecutionId, Fault> {
+        let taken = || Fault::new(Code::AlreadyExists, reason::ID_TAKEN, format!("{} is the id of another execution", asked.id));
+        if known.user != asked.user || known.job.folded() != asked.job.to_ascii_lowercase() {
+            return Err(taken());
+        }
+        // By the definition of then, whatever the catalogue says now.
+        let job = self.job_of(known).await?;
+        let arguments = argument::resolve(&job, &asked.arguments).map_err(|_| taken())?;
+        let timeout = asked.timeout.or(job.timeout.map(Into::into)).unwrap_or(self.timing.run_timeout);
+        let same = arguments == self.engine.arguments(known).await.map_err(fault::from_store)? && timeout == known.timeout;
+        if same { Ok(known.id) } else { Err(taken()) }
+    }
+
+    /// The execution that `text` names, if the caller may see it.
+    pub(crate) async fn find(&self, principal: &Principal, text: &str) -> Result<Execution, Fault> {
+        let unknown = || Fault::new(Code::NotFound, reason::EXECUTION_NOT_FOUND, format!("no execution {}", text.escape_debug()));
+        let id = match text.parse::<ExecutionId>() {
+            Ok(id) => id,
+            Err(_) => self.look_up(principal, text).await?.ok_or_else(unknown)?,
+        };
+        let entry = self.store.get(&key::execution(id)).await.map_err(fault::from_store)?.ok_or_else(unknown)?;
+        let execution: Execution = codec::decode(&entry).map_err(fault::from_store)?;
+        if self.may_see(principal, &execution).await? { Ok(execution) } else { Err(unknown()) }
+    }
+
+    /// The id that `@latest`, or an id's end, stands for.
+    async fn look_up(&self, principal: &Principal, text: &str) -> Result<Option<ExecutionId>, Fault> {
+        if text == "@latest" {
+            let page = self.store.range(&Range::of(key::by_user_all(&principal.user), 1)).await.map_err(fault::from_store)?;
+            return Ok(page.entries.first().and_then(|entry| key::execution_of(&entry.key)));
+        }
+        if text.len() < SHORTEST_END || !text.bytes().all(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit()) {
+            return Ok(None);
+        }
+        // One's own first; then everyone's, of which the caller may see some.
+        for prefix in [key::by_user_all(&principal.user), key::executions()] {
+            let page = self.store.range(&Range::of(prefix, RECENT)).await.map_err(fault::from_store)?;
+            let ids = page.entries.iter().filter_map(|entry| key::execution_of(&entry.key));
+            let mut found = Vec::new();
+            for id in ids.filter(|id| id.to_string().ends_with(text)) {
+                let execution = self.engine.get(id).await.map_err(fault::from_engine)?;
+                if self.may_see(principal, &execution).await? {
+                    found.push(id);
+                }
+            }
+            match found.as_slice() {
+                [] => {}
+                [id] => return Ok(Some(*id)),
+                several => {
+                    let message = format!("{} executions end in {text}; write more of the id", several.len());
+                    return Err(Fault::new(Code::FailedPrecondition, reason::AMBIGUOUS_ID, message));
+                }
+            }
+        }
+        Ok(None)
+    }
+
+    /// One's own, and those of jobs that are for one; admins see all.
+    async fn may_see(&self, principal: &Principal, execution: &Execution) -> Result<bool, Fault> {
+        if principal.role == Role::Admin || principal.user == execution.user {
+            return Ok(true);
+        }
+        let job = self.definitions.get(execution.definition).await.map_err(fault::from_store)?;
+        Ok(principal.may_use(&job.authorized_groups))
+    }
+
+    async fn job_of(&self, execution: &Execution) -> Result<Arc<JobDefinition>, Fault> {
+        self.definitions.get(execution.definition).await.map_err(fault::from_store)
+    }
+
+    async fn shown(&self, execution: &Execution) -> Result<v1::Execution, Fault> {
+        let arguments = self.engine.arguments(execution).await.map_err(fault::from_store)?;
+        let whole = Execution { arguments, ..execution.clone() };
+        Ok(to_execution(&whole, Some(&*self.job_of(execution).await?)))
+    }
+
+    async fn list(&self, principal: &Principal, request: v1::ListExecutionsRequest) -> Result<v1::ListExecutionsResponse, Fault> {
+        let filter = Filter::new(principal, &request)?;
+        let mut range = Range::of(filter.prefix(), PAGE);
+        if !request.page_token.is_empty() {
+            let last = ExecutionId::from_inverted(&request.page_token);
+            last.ok_or_else(|| InvalidField::new("page_token", "not one of ours"))?;
+            range.after = Some(Key::new(format!("{}{}", range.prefix, request.page_token)));
+        }
+        let limit = if request.limit == 0 { 50 } else { request.limit.min(MAX_LIST) } as usize;
+        let mut executions = Vec::new();
+        let (mut looked_at, mut bytes) = (0, 0);
+        loop {
+            let page = self.store.range(&range).await.map_err(fault::from_store)?;
+            for (index, entry) in page.entries.iter().enumerate() {
+                looked_at += 1;
+                let Some(id) = key::execution_of(&entry.key) else { continue };
+                if filter.is_past(id) {
+                    return Ok(v1::ListExecutionsResponse { executions, next_page_token: String::new() });
+                }
+                let record = if filter.is_whole() {
+                    Some(entry.clone())
+                } else {
+                    self.store.get(&key::execution(id)).await.map_err(fault::from_store)?
+                };
+                let Some(record) = record else { continue };
+                let execution: Execution = codec::decode(&record).map_err(fault::from_store)?;
+                if filter.takes(&execution) && self.may_see(principal, &execution).await? {
+                    let shown = octavius_proto::execution(&execution);
+                    bytes += shown.encoded_len();
+                    executions.push(shown);
+                }
+                let more = page.more || index + 1 < page.entries.len();
+                if more && (executions.len() == limit || looked_at == LOOKED_AT || bytes > PAGE_BYTES) {
+                    return Ok(v1::ListExecutionsResponse { executions, next_page_token: id.inverted() });
+                }
+            }
+            match range.next(&page) {
+                // What is new comes before what was read, so later pages need no old revision.
+                Some(next) => range = Range { at: None, ..next },
+                None => return Ok(v1::ListExecutionsResponse { executions, next_page_token: String::new() }),
+            }
+        }
+    }
+
+    /// Tells an execution's states, each of them, in order.
+    async fn watch(&self, id: ExecutionId, voice: &mpsc::Sender<Result<WatchExecutionResponse, Status>>) -> Result<(), Fault> {
+        let record = key::execution(id);
+        let gone = || fault::from_engine(EngineError::NotFound(id));
+        let mut told = 0;
+        loop {
+            let page = self.store.range(&Range::of(record.clone(), 1)).await.map_err(fault::from_store)?;
+            let entry = page.entries.first().ok_or_else(gone)?;
+            if entry.modified > told && self.tell(entry, voice).await? {
+                return Ok(());
+            }
+            told = entry.modified;
+            let mut watch = match self.store.watch(&record, page.revision).await {
+                Err(StoreError::Compacted { .. }) => continue,
+                watch => watch.map_err(fault::from_store)?,
+            };
+            loop {
+                let changed = tokio::select! {
+                    changed = watch.next() => changed,
+                    () = voice.closed() => return Ok(()),
+                };
+                let batch = match changed {
+                    Err(StoreError::Compacted { .. }) => break, // some states were missed; the present one follows
+                    changed => changed.map_err(fault::from_store)?,
+                };
+                for event in batch.events {
+                    let Event::Put(entry) = event else { return Err(gone()) };
+                    told = entry.modified;
+                    if self.tell(&entry, voice).await? {
+                        return Ok(());
+                    }
+                }
+            }
+        }
+    }
+
+    /// Tells one state; true where no other will follow, or nobody listens.
+    async fn tell(&self, entry: &Entry, voice: &mpsc::Sender<Result<WatchExecutionResponse, Status>>) -> Result<bool, Fault> {
+        let execution: Execution = codec::decode(entry).map_err(fault::from_store)?;
+        let response = WatchExecutionResponse { execution: Some(self.shown(&execution).await?) };
+        Ok(voice.send(Ok(response)).await.is_err() || execution.state.is_terminal())
+    }
+}
+
+fn wrong_arguments(job: &str, errors: &[argument::ArgumentError]) -> Fault {
+    let count = if errors.len() == 1 { "1 argument does".to_owned() } else { format!("{} arguments do", errors.len()) };
+    let message = format!("{count} not fit job {}", job.escape_debug());
+    let fault = Fault::new(Code::InvalidArgument, reason::INVALID_ARGUMENTS, message);
+    errors.iter().fold(fault, |fault, error| fault.violating(error.name().unwrap_or_default(), error.to_string()))
+}
+
+/// A call to execute, as far as it can be understood without the catalogue.
+struct Asked {
+    id: ExecutionId,
+    user: String,
+    job: String,
+    arguments: Arguments,
+    timeout: Option<Duration>,
+    /// Where the caller's own idempotency key is kept.
+    once: Option<Key>,
+}
+
+impl Asked {
+    fn new(principal: &Principal, request: v1::ExecuteRequest) -> Result<Self, Fault> {
+        let id = octavius_proto::execution_id("id", &request.id)?;
+        let now = Timestamp::now();
+        if id < earliest_id(now - CLOCKS_DIFFER) || id > earliest_id(now + CLOCKS_DIFFER) {
+            let problem = format!("{id} was not made within 2h of now, {now}: it is not a UUID version 7, or a clock is wrong");
+            return Err(InvalidField::new("id", problem).into());
+        }
+        let timeout = match request.timeout {
+            Some(timeout) => Some(Duration::try_from(timeout).map_err(|error| InvalidField::new("timeout", error))?),
+            None => None,
+        };
+        if timeout.is_some_and(|timeout| timeout.is_zero() || timeout > octavius_core::HumanDuration::MAX) {
+            return Err(InvalidField::new("timeout", "more than 0s and at most 366d").into());
+        }
+        if request.idempotency_key.len() > ONCE_KEY_BYTES {
+            return Err(InvalidField::new("idempotency_key", format!("at most {ONCE_KEY_BYTES} bytes")).into());
+        }
+        let once = (!request.idempotency_key.is_empty()).then(|| key::once(&principal.user, &request.idempotency_key));
+        let arguments = request.arguments.into_iter().collect();
+        Ok(Self { id, user: principal.user.clone(), job: request.job, arguments, timeout, once })
+    }
+
+    /// What tells one request from another under the same idempotency key.
+    fn digest(&self) -> Digest {
+        Digest::of(&codec::encode(&(self.job.to_ascii_lowercase(), &self.arguments, self.timeout)))
+    }
+
+    /// What was answered under the same idempotency key, if that was not too long ago.
+    fn answered(&self, entry: Option<&Entry>) -> Result<Option<ExecutionId>, Fault> {
+        let known: Option<OnceRecord> = entry.map(codec::decode).transpose().map_err(fault::from_store)?;
+        let recent = |known: &OnceRecord| Timestamp::now().duration_since(known.at).unsigned_abs() < ONCE_KEPT;
+        match known.filter(recent) {
+            None => Ok(None),
+            Some(known) if known.request == self.digest() => Ok(Some(known.id)),
+            Some(known) => {
+                let message = format!("the idempotency key was used for another request: execution {}", known.id);
+                Err(Fault::new(Code::AlreadyExists, reason::KEY_REUSED, message).with("id", known.id))
+            }
+        }
+    }
+}
+
+/// The lowest id of this time: a UUID version 7 begins with 48 bits of milliseconds.
+fn earliest_id(at: Timestamp) -> ExecutionId {
+    ExecutionId::from_bits(u128::try_from(at.as_millisecond()).unwrap_or_default() << 80)
+}
+
+/// Which executions are asked for.
+struct Filter {
+    user: Option<String>,
+    job: Option<octavius_core::JobName>,
+    states: Vec<State>,
+    since: Option<Timestamp>,
+}
+
+impl Filter {
+    fn new(principal: &Principal, request: &v1::ListExecutionsRequest) -> Result<Self, Fault> {
+        let user = match (request.user.as_str(), request.all) {
+            ("", true) => None,
+            ("", false) => Some(principal.user.clone()),
+            (user, _) => Some(user.to_owned()),
+        };
+        let job = match request.job.as_str() {
+            "" => None,
+            job => Some(octavius_proto::job_name("job", job)?),
+        };
+        let states = request.states.iter().map(|state| octavius_proto::state("states", *state)).collect::<Result<_, _>>()?;
+        let since = request.since.as_ref().map(|since| octavius_proto::timestamp("since", since)).transpose()?;
+        Ok(Self { user, job, states, since })
+    }
+
+    /// The narrowest index there is.
+    fn prefix(&self) -> Key {
+        match (&self.job, &self.user) {
+            (Some(job), _) => key::by_job_all(job),
+            (None, Some(user)) => key::by_user_all(user),
+            (None, None) => key::executions(),
+        }
+    }
+
+    /// Whether the index holds the executions themselves.
+    fn is_whole(&self) -> bool {
+        self.job.is_none() && self.user.is_none()
+    }
+
+    /// Whether this execution and all after it are too old. Listings are in order of ids, which clients make by their own clocks.
+    fn is_past(&self, id: ExecutionId) -> bool {
+        self.since.and_then(|since| since.checked_sub(CLOCKS_DIFFER).ok()).is_some_and(|since| id < earliest_id(since))
+    }
+
+    fn takes(&self, execution: &Execution) -> bool {
+        self.user.as_ref().is_none_or(|user| *user == execution.user)
+            && self.job.as_ref().is_none_or(|job| job.folded() == execution.job.folded())
+            && (self.states.is_empty() || self.states.contains(&execution.state))
+            && self.since.is_none_or(|since| execution.created_at >= since)
+    }
+}
+
+#[tonic::async_trait]
+impl ExecutionService for Executions {
+    type WatchExecutionStream = Responses<WatchExecutionResponse>;
+
+    async fn execute(&self, request: Request<v1::ExecuteRequest>) -> Result<Response<v1::ExecuteResponse>, Status> {
+        let principal = auth::principal(&request)?;
+        let id = self.execute(&principal, request.into_inner()).await?;
+        Ok(Response::new(v1::ExecuteResponse { id: id.to_string() }))
+    }
+
+    async fn get_execution(
+        &self,
+        request: Request<v1::GetExecutionRequest>,
+    ) -> Result<Response<v1::GetExecutionResponse>, Status> {
+        let principal = auth::principal(&request)?;
+        let execution = self.find(&principal, &request.into_inner().id).await?;
+        let waits = execution.state == State::Queued;
+        let waiting = if waits { scheduler::waiting(&self.scheduler, &execution) } else { Vec::new() };
+        Ok(Response::new(v1::GetExecutionResponse { execution: Some(self.shown(&execution).await?), waiting }))
+    }
+
+    async fn list_executions(
+        &self,
+        request: Request<v1::ListExecutionsRequest>,
+    ) -> Result<Response<v1::ListExecutionsResponse>, Status> {
+        let principal = auth::principal(&request)?;
+        Ok(Response::new(self.list(&principal, request.into_inner()).await?))
+    }
+
+    async fn watch_execution(
+        &self,
+        request: Request<v1::WatchExecutionRequest>,
+    ) -> Result<Response<Self::WatchExecutionStream>, Status> {
+        let principal = auth::principal(&request)?;
+        let id = self.find(&principal, &request.into_inner().id).await?.id;
+        let (voice, ears) = mpsc::channel(4);
+        let this = self.clone();
+        self.tasks.spawn(async move {
+            let watched = async {
+                if let Err(fault) = this.watch(id, &voice).await {
+                    let _ = voice.send(Err(fault.into())).await; // nobody may listen any more
+                }
+            };
+            tokio::select! {
+                () = watched => {}
+                () = this.shutdown.cancelled() => {}
+            }
+        });
+        Ok(Response::new(until_stop(ears, self.shutdown.clone())))
+    }
+
+    async fn cancel_execution(
+        &self,
+        request: Request<v1::CancelExecutionRequest>,
+    ) -> Result<Response<v1::CancelExecutionResponse>, Status> {
+        let principal = auth::principal(&request)?;
+        let id = self.find(&principal, &request.into_inner().id).await?.id;
+        let step = self.engine.step(id, Step::Cancel { by: principal.user }).await.map_err(fault::from_engine)?;
+        Ok(Response::new(v1::CancelExecutionResponse { execution: Some(self.shown(&step.execution).await?) }))
+    }
+}

@@ -1,0 +1,305 @@
+//! A controller of a test's own, and what every test asks of it.
+
+use std::collections::HashMap;
+use std::net::SocketAddr;
+use std::os::unix::fs::PermissionsExt as _;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use octavius_controller::{Controller, ControllerOptions};
+use octavius_core::{Digest, ExecutionId, JobDefinition, Timing};
+use octavius_proto::Fault;
+use octavius_proto::client::{Address, Connection};
+use octavius_proto::v1::{self, ExecutionState, Role};
+use octavius_store::{EmbeddedOptions, Store, open_embedded};
+use tempfile::TempDir;
+use tonic::Status;
+
+/// The longest that anything here is waited for.
+pub(crate) const PATIENCE: Duration = Duration::from_secs(30);
+
+/// Everything at a twentieth, but for deadlines that a busy machine would miss.
+pub(crate) fn timing() -> Timing {
+    Timing { ping_deadline: Duration::from_secs(10), ..Timing::faster(20) }
+}
+
+/// A controller in a folder of its own.
+pub(crate) struct House {
+    controller: Option<Controller>,
+    store: Option<Arc<dyn Store>>,
+    pub(crate) address: SocketAddr,
+    pub(crate) token: String,
+    pub(crate) timing: Timing,
+    dir: TempDir,
+}
+
+impl House {
+    pub(crate) async fn open() -> Self {
+        Self::with(timing()).await
+    }
+
+    pub(crate) async fn with(timing: Timing) -> Self {
+        Self::over(timing, |store| store).await
+    }
+
+    /// A controller over what `wrap` makes of the store.
+    pub(crate) async fn over(timing: Timing, wrap: impl FnOnce(Arc<dyn Store>) -> Arc<dyn Store>) -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let store = open_embedded(&dir.path().join("store"), EmbeddedOptions::default()).unwrap();
+        let address = SocketAddr::from(([127, 0, 0, 1], 0));
+        let mut house = Self { controller: None, store: Some(wrap(store)), address, token: String::new(), timing, dir };
+        house.start().await;
+        house
+    }
+
+    async fn start(&mut self) {
+        let options = ControllerOptions {
+            store: Arc::clone(self.store()),
+            listen: SocketAddr::from(([127, 0, 0, 1], 0)),
+            bootstrap_token_file: self.token_file(),
+            timing: self.timing,
+        };
+        let controller = Controller::start(options).await.unwrap();
+        self.address = controller.address();
+        self.controller = Some(controller);
+        self.token = std::fs::read_to_string(self.token_file()).unwrap().trim().to_owned();
+    }
+
+    pub(crate) fn token_file(&self) -> PathBuf {
+        self.dir.path().join("admin.token")
+    }
+
+    pub(crate) fn store(&self) -> &Arc<dyn Store> {
+        self.store.as_ref().unwrap()
+    }
+
+    pub(crate) fn id(&self) -> &str {
+        self.controller.as_ref().unwrap().id()
+    }
+
+    /// Stops the controller; how long it took.
+    pub(crate) async fn stop(&mut self) -> Duration {
+        let began = Instant::now();
+        self.controller.take().unwrap().stop().await;
+        began.elapsed()
+    }
+
+    /// Starts another controller on the same store, closed and opened again as a new process would.
+    pub(crate) async fn start_again(&mut self) {
+        eventually("nobody to hold the store of a stopped controller", async || {
+            let holders = Arc::strong_count(self.store());
+            if holders == 1 { Ok(()) } else { Err(format!("{holders} holders")) }
+        })
+        .await;
+        drop(self.store.take());
+        self.store = Some(open_embedded(&self.dir.path().join("store"), EmbeddedOptions::default()).unwrap());
+        self.start().await;
+    }
+
+    /// A second controller on the same store, as behind a load balancer.
+    pub(crate) async fn neighbour(&self) -> Controller {
+        let options = ControllerOptions {
+            store: Arc::clone(self.store()),
+            listen: SocketAddr::from(([127, 0, 0, 1], 0)),
+            bootstrap_token_file: self.dir.path().join("none"),
+            timing: self.timing,
+        };
+        Controller::start(options).await.unwrap()
+    }
+
+    pub(crate) async fn connect(&self, token: Option<&str>) -> Connection {
+        connect(self.address, token).await
+    }
+
+    pub(crate) async fn admin(&self) -> Connection {
+        self.connect(Some(&self.token)).await
+    }
+
+    pub(crate) async fn token(&self, role: Role, user: &str, groups: &[&str]) -> v1::CreateTokenResponse {
+        let groups = groups.iter().map(|group| (*group).to_owned()).collect();
+        let request = v1::CreateTokenRequest { role: role.into(), user: user.to_owned(), groups, lifetime: None };
+        self.admin().await.admin().create_token(request).await.unwrap().into_inner()
+    }
+
+    /// A connection of someone of this role.
+    pub(crate) async fn person(&self, role: Role, user: &str, groups: &[&str]) -> Connection {
+        let token = self.token(role, user, groups).await.token;
+        self.connect(Some(&token)).await
+    }
+
+    /// Registers an executor; its token.
+    pub(crate) async fn register(&self, id: &str) -> String {
+        let registration = self.person(Role::Registration, "operator", &[]).await;
+        let request = v1::RegisterExecutorRequest { id: id.to_owned() };
+        registration.executors().register_executor(request).await.unwrap().into_inner().token
+    }
+
+    /// Makes catalogue `c` hold these jobs beside those that it has.
+    pub(crate) async fn apply(&self, jobs: &[&str]) -> v1::Revision {
+        let admin = self.admin().await;
+        let head = head(&admin, "c").await;
+        apply(&admin, header("c", head, jobs), jobs).await.unwrap()
+    }
+
+    /// Asks for a run as the admin; the execution's id.
+    pub(crate) async fn execute(&self, job: &str) -> String {
+        execute(&self.admin().await, job, &[]).await.unwrap()
+    }
+}
+
+pub(crate) async fn connect(address: SocketAddr, token: Option<&str>) -> Connection {
+    let address = Address::parse(&address.to_string()).unwrap();
+    Connection::open(&[address], token, PATIENCE).await.unwrap()
+}
+
+/// What went wrong, as clients read it.
+pub(crate) fn told(status: &Status) -> Fault {
+    Fault::from_status(status)
+}
+
+/// Asks until the answer is there, for as long as patience lasts; then says what was seen last.
+pub(crate) async fn eventually<T>(what: &str, mut ask: impl AsyncFnMut() -> Result<T, String>) -> T {
+    let began = Instant::now();
+    loop {
+        match ask().await {
+            Ok(answer) => return answer,
+            Err(seen) if began.elapsed() > PATIENCE => panic!("waited for {what}; last seen: {seen}"),
+            Err(_) => tokio::time::sleep(Duration::from_millis(10)).await,
+        }
+    }
+}
+
+/// What a future comes to, which must not take longer than patience lasts.
+pub(crate) async fn soon<T>(what: &str, future: impl Future<Output = T>) -> T {
+    tokio::time::timeout(PATIENCE, future).await.unwrap_or_else(|_| panic!("{what} did not come"))
+}
+
+pub(crate) fn job(json: &str) -> JobDefinition {
+    serde_json::from_str(json).unwrap_or_else(|error| panic!("{json}: {error}"))
+}
+
+pub(crate) fn definition(json: &str) -> v1::Definition {
+    v1::Definition { json: job(json).to_canonical_json().into() }
+}
+
+pub(crate) fn entry(json: &str) -> v1::ManifestEntry {
+    let job = job(json);
+    let file = format!("{}.yaml", job.name);
+    v1::ManifestEntry {
+        name: job.name.to_string(),
+        definition: job.digest().as_bytes().to_vec().into(),
+        file,
+        line: 1,
+        changed_in: 0,
+    }
+}
+
+pub(crate) fn header(catalog: &str, parent: u64, jobs: &[&str]) -> v1::ApplyHeader {
+    v1::ApplyHeader {
+        catalog: catalog.to_owned(),
+        parent,
+        put: jobs.iter().map(|job| entry(job)).collect(),
+        ..Default::default()
+    }
+}
+
+/// The parts of an apply, definitions one to a message.
+pub(crate) fn parts(header: v1::ApplyHeader, definitions: &[&str]) -> Vec<v1::ApplyRequest> {
+    use v1::apply_request::Part;
+    let part = |part| v1::ApplyRequest { part: Some(part) };
+    let definitions =
+        definitions.iter().map(|job| part(Part::Definitions(v1::ApplyDefinitions { definitions: vec![definition(job)] })));
+    std::iter::once(part(Part::Header(header))).chain(definitions).collect()
+}
+
+pub(crate) async fn apply(connection: &Connection, header: v1::ApplyHeader, definitions: &[&str]) -> Result<v1::Revision, Fault> {
+    let request = futures::stream::iter(parts(header, definitions));
+    match connection.catalog().apply(request).await {
+        Ok(response) => Ok(response.into_inner().revision.unwrap()),
+        Err(status) => Err(told(&status)),
+    }
+}
+
+/// A catalogue's newest revision, 0 for none.
+pub(crate) async fn head(connection: &Connection, catalog: &str) -> u64 {
+    let request = v1::GetHeadRequest { catalog: catalog.to_owned() };
+    connection.catalog().get_head(request).await.unwrap().into_inner().revision.map_or(0, |revision| revision.number)
+}
+
+pub(crate) fn request(job: &str, arguments: &[(&str, &str)]) -> v1::ExecuteRequest {
+    let arguments: HashMap<String, String> = arguments.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())).collect();
+    v1::ExecuteRequest { id: ExecutionId::generate().to_string(), job: job.to_owned(), arguments, ..Default::default() }
+}
+
+pub(crate) async fn send(connection: &Connection, request: v1::ExecuteRequest) -> Result<String, Fault> {
+    match connection.executions().execute(request).await {
+        Ok(response) => Ok(response.into_inner().id),
+        Err(status) => Err(told(&status)),
+    }
+}
+
+pub(crate) async fn execute(connection: &Connection, job: &str, arguments: &[(&str, &str)]) -> Result<String, Fault> {
+    send(connection, request(job, arguments)).await
+}
+
+pub(crate) async fn get(connection: &Connection, id: &str) -> v1::Execution {
+    let request = v1::GetExecutionRequest { id: id.to_owned() };
+    connection.executions().get_execution(request).await.unwrap().into_inner().execution.unwrap()
+}
+
+pub(crate) async fn cancel(connection: &Connection, id: &str) -> v1::Execution {
+    let request = v1::CancelExecutionRequest { id: id.to_owned() };
+    connection.executions().cancel_execution(request).await.unwrap().into_inner().execution.unwrap()
+}
+
+/// The execution once it is in `state`.
+pub(crate) async fn reaches(connection: &Connection, id: &str, state: ExecutionState) -> v1::Execution {
+    eventually(&format!("{id} to be {state:?}"), async || {
+        let execution = get(connection, id).await;
+        if execution.state() == state { Ok(execution) } else { Err(format!("{execution:?}")) }
+    })
+    .await
+}
+
+pub(crate) fn digest(job: &str) -> Digest {
+    self::job(job).digest()
+}
+
+/// Numbers that look random and come again with the same seed, which is printed.
+#[derive(Debug)]
+pub(crate) struct Dice(u64);
+
+impl Dice {
+    pub(crate) fn thrown() -> Self {
+        let seed = std::env::var("OCTAVIUS_SEED").ok().and_then(|seed| seed.parse().ok());
+        let seed = seed.unwrap_or_else(|| getrandom::u64().unwrap());
+        eprintln!("to repeat: OCTAVIUS_SEED={seed}");
+        Self(seed | 1)
+    }
+
+    pub(crate) fn next(&mut self) -> u64 {
+        self.0 ^= self.0 << 13;
+        self.0 ^= self.0 >> 7;
+        self.0 ^= self.0 << 17;
+        self.0.wrapping_mul(0x2545_F491_4F6C_DD1D)
+    }
+
+    /// A number below `end`.
+    pub(crate) fn below(&mut self, end: usize) -> usize {
+        usize::try_from(self.next() % end as u64).unwrap()
+    }
+
+    pub(crate) fn bytes(&mut self, count: usize) -> Vec<u8> {
+        (0..count).map(|_| self.next().to_le_bytes()[3]).collect()
+    }
+}
+
+#[tokio::test]
+async fn only_the_owner_reads_the_first_admins_token() {
+    let house = House::open().await;
+    let mode = std::fs::metadata(house.token_file()).unwrap().permissions().mode();
+    assert_eq!(mode & 0o777, 0o600);
+    let who = house.admin().await.admin().who_am_i(v1::WhoAmIRequest {}).await.unwrap().into_inner();
+    assert_eq!((who.user.as_str(), who.role(), who.controller_id.as_str()), ("admin", Role::Admin, house.id()));
+}
