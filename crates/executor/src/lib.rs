@@ -1,7 +1,7 @@
 //! The executor: a daemon that holds a session with a controller, runs the work it is given, and uploads the logs.
 //!
-//! Rooms: [`session`] talks with the controller, [`book`] says what is held, [`attempt`] leads one attempt through its life with a
-//! [`runner`], [`upload`] and [`link`]; [`shim`] is the small process beside each job, which shares only [`journal`] with the rest.
+//! Rooms: `session` talks with the controller, `book` says what is held, `attempt` leads one attempt through its life with a
+//! `runner`, `upload` and `link`; `shim` is the small process beside each job, which shares only `journal` with the rest.
 
 mod attempt;
 mod book;
