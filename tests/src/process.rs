@@ -1,0 +1,173 @@
+//! Real processes: run to their end, or kept as daemons that are killed when a test lets go of them.
+
+use std::io::{BufRead as _, BufReader, Read as _};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::sync::{Arc, Mutex};
+use std::thread::JoinHandle;
+
+use anyhow::{Context as _, Result, bail};
+use rustix::process::{Pid, Signal, kill_process};
+
+/// The binary under test: `$OCTAVIUS_BIN`, or the one beside this test program.
+///
+/// # Errors
+/// Where there is none: the tests are run by tests/run, which builds it.
+pub(crate) fn binary() -> Result<PathBuf> {
+    if let Some(path) = std::env::var_os("OCTAVIUS_BIN") {
+        return Ok(path.into());
+    }
+    let test = std::env::current_exe()?;
+    let beside = test.ancestors().skip(1).map(|folder| folder.join("octavius")).find(|path| path.is_file());
+    beside.context("no octavius binary: build it first, with `cargo build`, or run tests/run")
+}
+
+/// What a process that has ended left behind.
+#[derive(Debug)]
+pub struct Output {
+    /// Its exit code; -1 where a signal ended it.
+    pub code: i32,
+    /// What it printed.
+    pub stdout: String,
+    /// What it said beside.
+    pub stderr: String,
+}
+
+impl Output {
+    /// The same output, if the exit code is `code`.
+    ///
+    /// # Errors
+    /// Where it is another, with everything that was said.
+    pub fn expect(self, code: i32) -> Result<Self> {
+        if self.code != code {
+            bail!("exit code {} where {code} was expected\n--- stdout\n{}\n--- stderr\n{}", self.code, self.stdout, self.stderr);
+        }
+        Ok(self)
+    }
+
+    /// Its stdout as JSON.
+    ///
+    /// # Errors
+    /// Where it is none.
+    pub fn json(&self) -> Result<serde_json::Value> {
+        serde_json::from_str(&self.stdout).with_context(|| format!("not JSON: {}\n--- stderr\n{}", self.stdout, self.stderr))
+    }
+}
+
+/// Runs a command to its end.
+pub(crate) fn run(command: &mut Command) -> Result<Output> {
+    let output = command.stdin(Stdio::null()).output()?;
+    Ok(Output {
+        code: output.status.code().unwrap_or(-1),
+        stdout: String::from_utf8_lossy(&output.stdout).into_owned(),
+        stderr: String::from_utf8_lossy(&output.stderr).into_owned(),
+    })
+}
+
+/// A process that goes on until it is stopped; killed when it is dropped.
+#[derive(Debug)]
+pub struct Daemon {
+    child: Child,
+    /// The first line it printed.
+    pub ready: String,
+    said: Arc<Mutex<String>>,
+    readers: Vec<JoinHandle<()>>,
+}
+
+impl Daemon {
+    /// Starts a process. With `waits`, returns once it has printed a line on stdout.
+    pub(crate) fn start(command: &mut Command, waits: bool) -> Result<Self> {
+        let mut child = command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn()?;
+        let said = Arc::new(Mutex::new(String::new()));
+        let keep = |said: &Arc<Mutex<String>>, line: &str| {
+            if let Ok(mut said) = said.lock() {
+                said.push_str(line);
+            }
+        };
+        let mut readers = Vec::new();
+        if let Some(stderr) = child.stderr.take() {
+            let said = Arc::clone(&said);
+            readers.push(std::thread::spawn(move || {
+                let mut stderr = BufReader::new(stderr);
+                let mut line = String::new();
+                while stderr.read_line(&mut line).is_ok_and(|read| read > 0) {
+                    keep(&said, &line);
+                    line.clear();
+                }
+            }));
+        }
+        let mut ready = String::new();
+        if let Some(stdout) = child.stdout.take() {
+            let mut stdout = BufReader::new(stdout);
+            if waits && stdout.read_line(&mut ready)? == 0 {
+                let status = child.wait()?;
+                readers.into_iter().for_each(|reader| drop(reader.join()));
+                let said = said.lock().map(|said| said.clone()).unwrap_or_default();
+                bail!("{command:?} ended with {status} before it was ready:\n{said}");
+            }
+            readers.push(std::thread::spawn(move || drop(stdout.read_to_end(&mut Vec::new()))));
+        }
+        Ok(Self { child, ready: ready.trim().to_owned(), said, readers })
+    }
+
+    /// Its process id.
+    #[must_use]
+    pub fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// What it has said on stderr so far.
+    #[must_use]
+    pub fn said(&self) -> String {
+        self.said.lock().map(|said| said.clone()).unwrap_or_default()
+    }
+
+    /// Sends a signal.
+    ///
+    /// # Errors
+    /// Where the process is gone.
+    pub fn signal(&self, signal: Signal) -> Result<()> {
+        let pid = Pid::from_raw(i32::try_from(self.child.id())?).context("not a process id")?;
+        Ok(kill_process(pid, signal)?)
+    }
+
+    /// Kills it, as `kill -9` does, and waits for its end.
+    ///
+    /// # Errors
+    /// Where that fails.
+    pub fn kill(mut self) -> Result<()> {
+        self.child.kill()?;
+        self.child.wait()?;
+        Ok(())
+    }
+
+    /// Asks it to stop, as a service manager does, and waits for its end; returns the exit code and what it said.
+    ///
+    /// # Errors
+    /// Where it does not stop in time.
+    pub fn stop(mut self) -> Result<(i32, String)> {
+        self.signal(Signal::TERM)?;
+        let status = crate::eventually("the daemon stops", || self.child.try_wait()?.context("still running"))?;
+        self.readers.drain(..).for_each(|reader| drop(reader.join()));
+        Ok((status.code().unwrap_or(-1), self.said()))
+    }
+
+    /// Its resident memory, in bytes.
+    ///
+    /// # Errors
+    /// Where the process is gone.
+    pub fn resident_bytes(&self) -> Result<u64> {
+        let status = std::fs::read_to_string(Path::new("/proc").join(self.child.id().to_string()).join("status"))?;
+        let line = status.lines().find(|line| line.starts_with("VmRSS:")).context("no VmRSS")?;
+        let kib: u64 = line.split_whitespace().nth(1).context("no number")?.parse()?;
+        Ok(kib * 1024)
+    }
+}
+
+impl Drop for Daemon {
+    fn drop(&mut self) {
+        // It may have ended by itself.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
