@@ -33,6 +33,17 @@ fn done(client: &Client<'_>) -> Result<usize> {
     Ok(states(client)?.values().filter(|state| *state == "succeeded").count())
 }
 
+/// Waits until so many fifths of all executions are done, and sees to it that others are not.
+fn in_the_middle(client: &Client<'_>, fifths: usize) -> Result<()> {
+    let done = eventually("some are done", || {
+        let done = done(client)?;
+        ensure!(done >= fifths * EXECUTIONS / 5, "{done} done");
+        Ok(done)
+    })?;
+    ensure!(done < EXECUTIONS, "all are done already: nothing is left to be in the middle of");
+    Ok(())
+}
+
 /// Checks that each acknowledged execution ended well, ran once, and left its whole log.
 fn check(client: &Client<'_>, ledger: &str, ids: &[String]) -> Result<()> {
     let last = eventually("every acknowledged execution ends", || {
@@ -100,11 +111,7 @@ fn killing_the_controller_loses_nothing() -> Result<()> {
         let submitting = scope.spawn(|| submit(&admin));
         let mut controller = controller;
         for share in 1..=3 {
-            eventually("some are done", || {
-                let done = done(&admin)?;
-                ensure!(done >= share * EXECUTIONS / 5, "{done} done");
-                Ok(())
-            })?;
+            in_the_middle(&admin, share)?;
             controller.kill()?;
             (controller, _) = world.controller("store", port)?;
         }
@@ -125,15 +132,15 @@ fn killing_the_executor_loses_nothing_and_runs_nothing_twice() -> Result<()> {
     let admin = world.admin(port)?;
     admin.run(&["apply", "catalog"])?.expect(0)?;
     let token = registration(&admin)?;
-    let mut executor = world.executor("e1", port, &token, 8)?;
+    // Everything waits before the first executor comes, so that each kill meets one in the middle of its work.
     let ids = submit(&admin)?;
+    let mut executor = world.executor("e1", port, &token, 8)?;
     for share in 1..=3 {
-        eventually("some are done", || {
-            let done = done(&admin)?;
-            ensure!(done >= share * EXECUTIONS / 5, "{done} done");
-            Ok(())
-        })?;
+        in_the_middle(&admin, share)?;
         executor.kill()?;
+        let states = states(&admin)?;
+        let held = states.values().filter(|state| ["claimed", "starting", "running"].contains(&state.as_str())).count();
+        ensure!(held > 0, "the kill met nothing that was held: {states:?}");
         executor = world.executor("e1", port, &token, 8)?;
     }
     check(&admin, &ledger, &ids)?;

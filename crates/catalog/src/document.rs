@@ -157,13 +157,29 @@ pub(crate) fn parse<'a>(path: &str, bytes: &'a [u8], findings: &mut Vec<Diagnost
     let most = findings.len() + FINDINGS_PER_FILE;
     let mut builder = Builder { path, text, findings, stack: Vec::new(), root: None, documents: 0, most };
     builder.run(parsed_text)?;
-    let root = builder.root.take();
+    let mut root = builder.root.take();
+    if let Some(root) = root.as_mut().filter(|_| format == Format::Json) {
+        drop_nulls(root);
+    }
     match root {
         Some(root) if root.value != Value::Null => Some((Document { root }, text)),
         _ => {
             findings.push(Diagnostic::of_file(path, "empty-file", "the file is empty", "write a job, or remove the file"));
             None
         }
+    }
+}
+
+/// Takes away members that are null: programs that write JSON, and the first Octavius was one, write it for what is absent. In YAML nothing
+/// behind a key is a slip, and stays a finding.
+fn drop_nulls(node: &mut Node) {
+    match &mut node.value {
+        Value::Map(entries) => {
+            entries.retain(|entry| entry.node.value != Value::Null);
+            entries.iter_mut().for_each(|entry| drop_nulls(&mut entry.node));
+        }
+        Value::List(nodes) => nodes.iter_mut().for_each(drop_nulls),
+        _ => {}
     }
 }
 

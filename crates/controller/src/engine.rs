@@ -167,7 +167,8 @@ pub(crate) fn queue_key(execution: &Execution) -> Key {
 
 fn holder(execution: &Execution) -> Option<(&ExecutorId, OwnRecord)> {
     let fence = execution.fence()?;
-    let record = OwnRecord { fence, started: execution.state != State::Claimed, cancel: execution.cancel.is_some() };
+    let (started, cancel) = (execution.state != State::Claimed, execution.cancel.is_some());
+    let record = OwnRecord { fence, started, cancel, timeout: execution.timeout };
     Some((execution.executor()?, record))
 }
 
@@ -180,8 +181,7 @@ fn index_changes(before: Option<&Execution>, after: &Execution) -> Vec<Change> {
         changes.push(Change::Delete(queue_key(after)));
     }
     if waits && !waited {
-        let expires_at = after.state_since.checked_add(after.queue_timeout).unwrap_or(Timestamp::MAX);
-        let record = QueueRecord { selector: after.selector.clone(), job: after.job.to_string(), expires_at };
+        let record = QueueRecord { selector: after.selector.clone(), expires_at: after.waits_until() };
         changes.push(Change::Put(queue_key(after), codec::encode(&record)));
     }
     let held_by = before.and_then(holder);

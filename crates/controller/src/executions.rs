@@ -239,7 +239,7 @@ impl Executions {
                     executions.push(shown);
                 }
                 let more = page.more || index + 1 < page.entries.len();
-                if more && (executions.len() == limit || looked_at == LOOKED_AT || bytes > PAGE_BYTES) {
+                if more && (executions.len() == limit || looked_at >= LOOKED_AT || bytes > PAGE_BYTES) {
                     return Ok(v1::ListExecutionsResponse { executions, next_page_token: id.inverted() });
                 }
             }

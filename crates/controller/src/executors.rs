@@ -13,7 +13,7 @@ use octavius_proto::v1::executor_service_server::ExecutorService;
 use octavius_proto::v1::report_execution_request::Step as WireStep;
 use octavius_proto::v1::{self, SessionRequest, SessionResponse, session_request, session_response::Say};
 use octavius_proto::{Fault, InvalidField, reason, to_duration, to_timestamp};
-use octavius_store::record::{ExecutorRecord, LogHead, OwnRecord, SessionRecord};
+use octavius_store::record::{ExecutorRecord, LogHead, OwnRecord, SessionRecord, TokenRecord};
 use octavius_store::{Entry, Presence, Store, StoreError, Txn, codec, key};
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
@@ -177,6 +177,7 @@ impl Executors {
     async fn begin(
         &self,
         executor: ExecutorId,
+        token_id: &str,
         mut incoming: Streaming<SessionRequest>,
     ) -> Result<Responses<SessionResponse>, Fault> {
         let hello = self.hello(&mut incoming).await?;
@@ -188,6 +189,12 @@ impl Executors {
         let Some(record) = self.record(&executor).await.map_err(fault::from_store)? else {
             return Err(fault::not_permitted(format!("executor {executor} is not registered")));
         };
+        // The token of this call may be one that a newer registration has replaced, and that is trusted for a moment still.
+        let token = self.store.get(&key::token(&record.token)).await.map_err(fault::from_store)?;
+        let token: Option<TokenRecord> = token.as_ref().map(codec::decode).transpose().map_err(fault::from_store)?;
+        if token.is_none_or(|token| token.id != token_id) {
+            return Err(auth::unauthenticated());
+        }
         let exists = || {
             let message = format!("another daemon with the id {executor} has a session; give one of them another id");
             Fault::new(Code::AlreadyExists, reason::SESSION_EXISTS, message)
@@ -320,12 +327,14 @@ impl Executors {
                 () = self.shutdown.cancelled() => return ("the controller stops", presence),
             };
             match heard {
-                Ok(Ok(Some(_))) => {}
+                Ok(Ok(Some(SessionRequest { say: Some(session_request::Say::Ping(ping)) }))) => {
+                    self.fleet.heard(&executor, ping.free)
+                }
+                Ok(Ok(Some(_))) => {} // what a newer executor may say
                 Ok(Ok(None)) => return ("the executor ended it", presence),
                 Ok(Err(_)) => return ("the connection broke", presence),
                 Err(_) => return ("no ping came in time", presence),
             }
-            self.fleet.heard(&executor);
             if session.voice.try_send(Ok(SessionResponse { say: Some(Say::Pong(v1::Pong {})) })).is_err() {
                 return ("it does not listen", presence);
             }
@@ -368,9 +377,14 @@ impl Executors {
                 let mut ending = octavius_proto::ending("ending", finished.ending)?;
                 ending.message = clip(&ending.message, Execution::MESSAGE_BYTES);
                 ending.reason = ending.reason.map(|reason| Reason(clip(&reason.0, REASON_BYTES)));
-                Event::Finish { fence, ending, log: Some(LogSeal { size_bytes: finished.log_size, crc32c: finished.log_crc32c }) }
+                Event::Finish {
+                    fence,
+                    ending,
+                    log: Some(LogSeal { size_bytes: finished.log_size, crc32c: finished.log_crc32c, whole: true }),
+                }
             }
         };
+        let handed_back = matches!(event, Event::Unclaim { .. });
         for _ in 0..REPORT_TRIES {
             let known = match self.engine.read(id).await {
                 Ok(known) => known,
@@ -383,17 +397,21 @@ impl Executors {
                 Some(_) => return Err(fault::not_permitted(format!("execution {id} is not {executor}'s"))),
                 None => return Ok(v1::Verdict::Stop),
             }
+            let mut event = event.clone();
             let mut log_head = None;
-            if let Event::Finish { log: Some(seal), .. } = &event {
-                log_head = Some((key::log_head(id, fence.attempt), self.check_log(id, fence.attempt, *seal).await?));
+            if let Event::Finish { log: Some(seal), .. } = &mut event {
+                log_head = Some((key::log_head(id, fence.attempt), self.check_log(id, fence.attempt, seal).await?));
             }
             // Nothing is appended between the look at the log and its seal.
             let sealing = |txn: Txn| match &log_head {
                 Some((head, modified)) => txn.when(head.clone(), *modified),
                 None => txn,
             };
-            match self.engine.step_from(known, event.clone(), sealing).await {
+            match self.engine.step_from(known, event, sealing).await {
                 Ok(step) => {
+                    if handed_back {
+                        self.fleet.declined(executor);
+                    }
                     if step.applied == Applied::Changed {
                         tracing::debug!(%id, %executor, state = %step.execution.state, "reported");
                     }
@@ -411,17 +429,21 @@ impl Executors {
         Err(fault::from_engine(EngineError::Contended(id)))
     }
 
-    /// Whether the whole log has arrived; returns the revision that last wrote its head, 0 for none.
-    async fn check_log(&self, id: ExecutionId, attempt: u32, seal: LogSeal) -> Result<u64, Fault> {
+    /// Whether the whole log has arrived; returns the revision that last wrote its head, 0 for none. Where more has arrived than the
+    /// executor knows of, or something else, the seal is what is here, and says so: the ending matters more than the log.
+    async fn check_log(&self, id: ExecutionId, attempt: u32, seal: &mut LogSeal) -> Result<u64, Fault> {
         let entry = self.store.get(&key::log_head(id, attempt)).await.map_err(fault::from_store)?;
         let head: Option<LogHead> = entry.as_ref().map(codec::decode).transpose().map_err(fault::from_store)?;
         let next_offset = head.map_or(0, |head| head.next_offset);
-        if next_offset != seal.size_bytes {
+        if next_offset < seal.size_bytes {
             let message = format!("the log of {id} has {next_offset} bytes, {} were announced", seal.size_bytes);
             return Err(Fault::new(Code::OutOfRange, reason::LOG_GAP, message).with("next_offset", next_offset));
         }
-        if head.is_some_and(|head| head.crc32c != seal.crc32c) {
-            tracing::error!(%id, attempt, "the log's checksum differs from its executor's");
+        if let Some(head) = head
+            && (next_offset, head.crc32c) != (seal.size_bytes, seal.crc32c)
+        {
+            tracing::error!(%id, attempt, "the log is not what its executor says that the job printed");
+            *seal = LogSeal { size_bytes: next_offset, crc32c: head.crc32c, whole: false };
         }
         Ok(entry.map_or(0, |entry| entry.modified))
     }
@@ -492,8 +514,8 @@ impl ExecutorService for Executors {
     }
 
     async fn session(&self, request: Request<Streaming<SessionRequest>>) -> Result<Response<Self::SessionStream>, Status> {
-        let executor = caller(&auth::principal(&request)?)?;
-        Ok(Response::new(self.begin(executor, request.into_inner()).await?))
+        let principal = auth::principal(&request)?;
+        Ok(Response::new(self.begin(caller(&principal)?, &principal.token_id, request.into_inner()).await?))
     }
 
     async fn report_execution(

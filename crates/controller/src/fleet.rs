@@ -40,6 +40,8 @@ struct Session {
     voice: Voice,
     last_heard: Instant,
     stage: Stage,
+    /// The executor says that it has no room, whatever is counted here: it still runs what was given up as lost, or its disk is full.
+    full: bool,
     /// Ends the session's own task.
     end: CancellationToken,
 }
@@ -47,7 +49,7 @@ struct Session {
 impl Session {
     /// Whether it may be given work.
     fn listens(&self) -> bool {
-        self.stage == Stage::Open && !self.voice.is_closed() && !self.end.is_cancelled()
+        self.stage == Stage::Open && !self.full && !self.voice.is_closed() && !self.end.is_cancelled()
     }
 
     /// Tells the executor something; false where it cannot be told any more.
@@ -120,8 +122,8 @@ impl Fleet {
         self.state.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
     }
 
-    /// Begins a session, to be greeted and opened; `None` where another daemon holds one that was heard of within `alive_within`. An older session of the same
-    /// daemon ends.
+    /// Begins a session, to be greeted and opened; `None` where another daemon holds one that was heard of within `alive_within`. An older
+    /// session of the same daemon ends.
     pub(crate) fn begin(
         &self,
         executor: &ExecutorId,
@@ -150,6 +152,7 @@ impl Fleet {
             voice,
             last_heard: Instant::now(),
             stage: Stage::New,
+            full: false,
             end: end.clone(),
         };
         state.sessions.insert(executor.clone(), session);
@@ -183,10 +186,23 @@ impl Fleet {
         current
     }
 
-    /// Notes that an executor was heard.
-    pub(crate) fn heard(&self, executor: &ExecutorId) {
+    /// Notes that an executor was heard, and how many slots it says are free.
+    pub(crate) fn heard(&self, executor: &ExecutorId, free: u32) {
+        let mut state = self.lock();
+        let Some(session) = state.sessions.get_mut(executor) else { return };
+        session.last_heard = Instant::now();
+        let has_room_again = session.full && free > 0;
+        session.full = free == 0;
+        drop(state);
+        if has_room_again {
+            self.changed.notify_one();
+        }
+    }
+
+    /// Notes that an executor gave something back: it is given nothing more until it says that it has room.
+    pub(crate) fn declined(&self, executor: &ExecutorId) {
         if let Some(session) = self.lock().sessions.get_mut(executor) {
-            session.last_heard = Instant::now();
+            session.full = true;
         }
     }
 
@@ -286,7 +302,7 @@ impl Fleet {
                 let has = session.labels.get(key).cloned();
                 return Some(Unfit::Label { wanted: (key.clone(), value.clone()), has });
             }
-            (state.taken(id) >= session.capacity).then_some(Unfit::Full { capacity: session.capacity })
+            (session.full || state.taken(id) >= session.capacity).then_some(Unfit::Full { capacity: session.capacity })
         };
         state.sessions.iter().filter_map(|(id, session)| Some((id.clone(), reason(id, session)?))).collect()
     }
@@ -438,7 +454,12 @@ mod tests {
     }
 
     fn own(id: u128, nonce: u64, started: bool, modified: Revision) -> Entry {
-        let record = OwnRecord { fence: octavius_core::execution::Fence { attempt: 1, nonce }, started, cancel: false };
+        let record = OwnRecord {
+            fence: octavius_core::execution::Fence { attempt: 1, nonce },
+            started,
+            cancel: false,
+            timeout: std::time::Duration::from_secs(60),
+        };
         let key = key::owned(&"e".parse().unwrap(), ExecutionId::from_bits(id));
         Entry { key, value: codec::encode(&record), created: modified, modified }
     }

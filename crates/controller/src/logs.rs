@@ -295,8 +295,9 @@ impl Reader {
 
     async fn end(&self, execution: &Execution, attempt: u32, offset: u64) -> Result<(), Sending> {
         let size = self.tell_gap(attempt, offset).await?;
-        let sealed = execution.attempts.iter().any(|known| known.number == attempt && known.log.is_some());
-        self.say(Part::End(v1::LogEnd { sealed, size, attempt })).await
+        let seal = execution.attempts.iter().find(|known| known.number == attempt).and_then(|known| known.log);
+        let damaged = seal.is_some_and(|seal| !seal.whole);
+        self.say(Part::End(v1::LogEnd { sealed: seal.is_some(), size, attempt, damaged })).await
     }
 
     async fn send_from(&self, attempt: u32, offset: &mut u64) -> Result<(), Sending> {

@@ -50,7 +50,7 @@ impl Queue {
             return;
         };
         match codec::decode::<QueueRecord>(entry) {
-            Ok(QueueRecord { selector, expires_at, .. }) => {
+            Ok(QueueRecord { selector, expires_at }) => {
                 self.put(Waiting { id: place.id, place, pool, selector, expires_at });
             }
             Err(error) => tracing::error!(%error, "a place in the queue cannot be read"),
@@ -138,7 +138,7 @@ mod tests {
     fn entry(pool: &[(&str, &str)], priority: u8, id: u128, created: Revision) -> Entry {
         let selector: Labels = pool.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())).collect();
         let key = key::queued(&octavius_core::label::pool(&selector), priority, ExecutionId::from_bits(id));
-        let record = QueueRecord { selector, job: "j".into(), expires_at: Timestamp::from_second(created as i64).unwrap() };
+        let record = QueueRecord { selector, expires_at: Timestamp::from_second(created as i64).unwrap() };
         Entry { key, value: codec::encode(&record), created, modified: created }
     }
 

@@ -2,6 +2,7 @@
 //! state as it is; doing a turn twice does no harm, on one controller or on several.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use octavius_core::execution::{Applied, Event, Reason};
 use octavius_core::{ExecutionId, HumanDuration, Timestamp, Timing};
@@ -56,6 +57,10 @@ impl Reconciler {
                 let still_absent = |txn: Txn| txn.absent(key::presence(&executor));
                 report(id, self.lose(id, Event::Lose { fence, message }, still_absent).await);
                 continue;
+            } else if holding.record.started && holding.since.elapsed() >= self.overdue(holding.record.timeout) {
+                let timeout = HumanDuration::new(holding.record.timeout);
+                let message = format!("{executor} is there and has not said how it ended, long after its timeout of {timeout}");
+                Event::Lose { fence, message }
             } else {
                 continue;
             };
@@ -66,6 +71,11 @@ impl Reconciler {
             report(id, self.engine.step(id, Event::ExpireInQueue).await);
         }
         self.fleet.changed.notify_one();
+    }
+
+    /// How long a started attempt may be held: its timeout is its executor's to keep, and this is for executors that do not.
+    fn overdue(&self, timeout: Duration) -> Duration {
+        timeout.saturating_add(self.timing.kill_grace).saturating_add(self.timing.overdue)
     }
 
     async fn lose(&self, id: ExecutionId, event: Event, still_absent: impl Fn(Txn) -> Txn) -> Result<Step, EngineError> {

@@ -59,7 +59,12 @@ impl Scheduler {
             tokio::select! {
                 () = shutdown.cancelled() => break,
                 () = self.fleet.changed.notified() => {}
-                Some(_) = claims.join_next() => {}
+                Some(claim) = claims.join_next() => {
+                    // A claim that failed has taken its execution along. Better to begin anew than to forget one.
+                    if let Some(panic) = claim.err().and_then(|error| error.try_into_panic().ok()) {
+                        std::panic::resume_unwind(panic);
+                    }
+                }
             }
         }
         // Claims that are under way end by themselves, quickly; their executors are told, or the claims run out.

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures::FutureExt as _;
 use octavius_core::{ExecutionId, Timing};
 use octavius_proto::v1::admin_service_server::AdminServiceServer;
 use octavius_proto::v1::catalog_service_server::CatalogServiceServer;
@@ -90,6 +91,7 @@ pub struct Controller {
     address: SocketAddr,
     id: String,
     shutdown: CancellationToken,
+    failed: CancellationToken,
     tasks: TaskTracker,
     serving: JoinHandle<Result<(), tonic::transport::Error>>,
 }
@@ -117,11 +119,12 @@ impl Controller {
         let fleet = Arc::new(Fleet::default());
         let scheduler =
             Arc::new(Scheduler::new(Arc::clone(&store), engine.clone(), Arc::clone(&definitions), Arc::clone(&fleet)));
-        tasks.spawn(scheduler::mirror(Arc::clone(&scheduler), shutdown.clone()));
-        tasks.spawn(Arc::clone(&scheduler).run(shutdown.clone()));
+        let failed = CancellationToken::new();
+        tasks.spawn(watched(failed.clone(), scheduler::mirror(Arc::clone(&scheduler), shutdown.clone())));
+        tasks.spawn(watched(failed.clone(), Arc::clone(&scheduler).run(shutdown.clone())));
         let reconciler =
             Reconciler { engine: engine.clone(), fleet: Arc::clone(&fleet), scheduler: Arc::clone(&scheduler), timing };
-        tasks.spawn(reconciler.run(shutdown.clone()));
+        tasks.spawn(watched(failed.clone(), reconciler.run(shutdown.clone())));
 
         let executions = Executions {
             store: Arc::clone(&store),
@@ -175,7 +178,7 @@ impl Controller {
         let stopping = shutdown.clone();
         let serving = tokio::spawn(router.serve_with_incoming_shutdown(incoming, async move { stopping.cancelled().await }));
         tracing::info!(%address, controller = id, "serving");
-        Ok(Self { address, id, shutdown, tasks, serving })
+        Ok(Self { address, id, shutdown, failed, tasks, serving })
     }
 
     /// Where it listens.
@@ -188,6 +191,12 @@ impl Controller {
     #[must_use]
     pub fn id(&self) -> &str {
         &self.id
+    }
+
+    /// Returns when a part of it has failed without which it accepts executions and never runs them: a fault of ours. Whoever runs the
+    /// controller then ends the process, and what restarts it begins from the store.
+    pub async fn failed(&self) {
+        self.failed.cancelled().await;
     }
 
     /// Stops it: ends streams, finishes calls that are under way, and returns when all is done, or after 11 s.
@@ -203,6 +212,14 @@ impl Controller {
             Ok(Err(error)) => tracing::error!(%error, "the server failed"),
             Err(_) => tracing::debug!("some clients did not take their answers"),
         }
+    }
+}
+
+/// Runs one of the controller's loops, and tells where it fails.
+async fn watched(failed: CancellationToken, work: impl Future<Output = ()>) {
+    if std::panic::AssertUnwindSafe(work).catch_unwind().await.is_err() {
+        tracing::error!("a loop of the controller failed"); // the panic itself has been printed
+        failed.cancel();
     }
 }
 

@@ -18,7 +18,7 @@ pub enum Role {
     Admin,
     /// An executor daemon, with a token of its own.
     Executor,
-    /// The bearer of a registration token: may register one executor, nothing else.
+    /// The bearer of a registration token: may register executors, nothing else.
     Registration,
 }
 

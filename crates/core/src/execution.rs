@@ -100,6 +100,9 @@ pub struct LogSeal {
     pub size_bytes: u64,
     /// CRC-32C of them.
     pub crc32c: u32,
+    /// Whether what is kept is what the executor says that the job printed. A host that lost its power may have forgotten the end of
+    /// what it had sent.
+    pub whole: bool,
 }
 
 /// A request to stop, which takes effect wherever the executor next hears of it.
@@ -393,6 +396,9 @@ impl Execution {
         for attempt in &mut self.attempts[..old] {
             attempt.running_at = None;
             attempt.runs_as.clear();
+            if let Some(late) = &mut attempt.late {
+                late.reason = None;
+            }
             for ending in [&mut attempt.ending, &mut attempt.late].into_iter().flatten() {
                 ending.message.clear();
             }
@@ -408,7 +414,23 @@ impl Execution {
         self.enter(State::Queued, at);
         self.reason = Some(reason);
         self.message = message;
+        if at >= self.waits_until() {
+            self.end_waiting(at); // claims that come to nothing do not make the wait longer
+        }
         Ok(Applied::Changed)
+    }
+
+    /// When it has waited too long: counted from its submission, or from the end of the last attempt that had started.
+    #[must_use]
+    pub fn waits_until(&self) -> Timestamp {
+        let started = self.attempts.iter().rev().find(|attempt| attempt.starting_at.is_some());
+        let since = started.and_then(|attempt| attempt.ended_at).unwrap_or(self.created_at);
+        since.checked_add(self.queue_timeout).unwrap_or(Timestamp::MAX)
+    }
+
+    fn end_waiting(&mut self, at: Timestamp) {
+        let waited = crate::HumanDuration::new(self.queue_timeout);
+        self.end(Ending::because(State::TimedOut, Reason::QUEUE_DEADLINE, format!("no executor took it within {waited}")), at);
     }
 
     fn start(&mut self, fence: Fence, at: Timestamp) -> Result<Applied, Refusal> {
@@ -477,7 +499,7 @@ impl Execution {
     fn may_go_again(&self, ending: &Ending) -> bool {
         let hopeless = ending.reason.as_ref().is_some_and(|reason| reason.0 == Reason::REQUIREMENT_NOT_MET);
         let again = match ending.outcome {
-            State::Failed => !hopeless && self.failures() <= self.retries as usize,
+            State::Failed => !hopeless && self.failures() <= self.retries as usize && self.starts() < Self::MAX_ATTEMPTS,
             State::Lost => self.on_lost == OnLost::Retry && self.starts() < Self::MAX_ATTEMPTS / 2,
             _ => false,
         };
@@ -491,7 +513,7 @@ impl Execution {
             return Err(Refusal::StaleFence { attempt: fence.attempt });
         };
         match (&attempt.ending, &attempt.late) {
-            (Some(known), None) if known.outcome == State::Lost => {
+            (Some(known), None) if known.outcome == State::Lost && *known != ending => {
                 attempt.late = Some(ending);
                 attempt.log = attempt.log.or(log);
                 Ok(Applied::Changed)
@@ -539,9 +561,7 @@ impl Execution {
     fn expire_in_queue(&mut self, at: Timestamp) -> Result<Applied, Refusal> {
         match self.state {
             State::Queued => {
-                let waited = crate::HumanDuration::new(self.queue_timeout);
-                let message = format!("no executor took it within {waited}");
-                self.end(Ending::because(State::TimedOut, Reason::QUEUE_DEADLINE, message), at);
+                self.end_waiting(at);
                 Ok(Applied::Changed)
             }
             state if state.is_terminal() => Ok(Applied::Unchanged),

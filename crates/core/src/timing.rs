@@ -16,6 +16,8 @@ pub struct Timing {
     pub start_within: Duration,
     /// An executor absent for so long, by the controller's own monotonic clock, loses what it runs.
     pub lost_after: Duration,
+    /// How long after its timeout a started attempt is waited for whose executor is there and says nothing of it.
+    pub overdue: Duration,
     /// How often a controller looks at everything that an event may have missed.
     pub reconcile_interval: Duration,
     /// Longest wait in the queue, where the job does not say.
@@ -40,6 +42,7 @@ impl Default for Timing {
             claim_timeout: Duration::from_secs(60),
             start_within: Duration::from_secs(120),
             lost_after: Duration::from_secs(180),
+            overdue: Duration::from_secs(300),
             reconcile_interval: Duration::from_secs(5),
             queue_timeout: Duration::from_secs(24 * 3600),
             run_timeout: Duration::from_secs(24 * 3600),
@@ -63,6 +66,7 @@ impl Timing {
             claim_timeout: default.claim_timeout / factor,
             start_within: default.start_within / factor,
             lost_after: default.lost_after / factor,
+            overdue: default.overdue / factor,
             reconcile_interval: default.reconcile_interval / factor,
             kill_grace: default.kill_grace / factor,
             retry_max: default.retry_max / factor,

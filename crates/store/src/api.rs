@@ -323,14 +323,6 @@ pub enum StoreError {
     Unreadable(String),
 }
 
-impl StoreError {
-    /// Whether the same call may succeed later without anything else being done.
-    #[must_use]
-    pub const fn is_retryable(&self) -> bool {
-        matches!(self, Self::Unavailable(_))
-    }
-}
-
 /// A store. Cheap to share: all methods take `&self`.
 #[async_trait]
 pub trait Store: fmt::Debug + Send + Sync + 'static {

@@ -131,7 +131,7 @@ pub fn log(id: ExecutionId, attempt: u32) -> Key {
     Key::new(format!("log/{id}/{attempt:06}/"))
 }
 
-/// One attempt's log: next offset, checksum so far, whether it is sealed.
+/// One attempt's log: next offset, checksum so far. Whether it is sealed, the execution says.
 #[must_use]
 pub fn log_head(id: ExecutionId, attempt: u32) -> Key {
     Key::new(format!("log/{id}/{attempt:06}/head"))

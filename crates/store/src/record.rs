@@ -60,8 +60,6 @@ pub struct RevisionRecord {
 pub struct QueueRecord {
     /// Labels that its executor must have.
     pub selector: Labels,
-    /// The job's name.
-    pub job: String,
     /// When it has waited too long, by the clock of the controller that queued it.
     pub expires_at: Timestamp,
 }
@@ -75,6 +73,8 @@ pub struct OwnRecord {
     pub started: bool,
     /// Whether someone asked for it to stop.
     pub cancel: bool,
+    /// Longest run of the attempt: an executor that is there and says nothing for much longer has lost it.
+    pub timeout: std::time::Duration,
 }
 
 /// A user's idempotency key, under [`crate::key::once`].

@@ -1,5 +1,8 @@
 //! An executor that does what a test says, word by word.
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
+
 use std::collections::HashMap;
 
 use octavius_proto::Fault;
@@ -54,16 +57,17 @@ impl Fake {
         let Some(Say::Welcome(welcome)) = first else { panic!("not a welcome: {first:?}") };
         let every = std::time::Duration::try_from(welcome.ping_interval.unwrap()).unwrap();
         let pinging = say.clone();
+        let free = Arc::new(AtomicU32::new(1));
+        let says = Arc::clone(&free);
         let pings = tokio::spawn(async move {
             loop {
                 tokio::time::sleep(every).await;
-                let ping = SessionRequest { say: Some(session_request::Say::Ping(v1::Ping { free: 0 })) };
-                if pinging.send(ping).await.is_err() {
+                if pinging.send(ping(says.load(Ordering::SeqCst))).await.is_err() {
                     return;
                 }
             }
         });
-        Ok(Session { heard, _say: say, pings: pings.abort_handle() })
+        Ok(Session { heard, say, free, pings: pings.abort_handle() })
     }
 
     pub(crate) async fn report(&self, claim: &v1::Assignment, step: Step) -> Result<Verdict, Fault> {
@@ -124,11 +128,17 @@ pub(crate) fn finished(outcome: ExecutionState, log: &[u8]) -> Step {
     Step::Finished(v1::Finished { ending: Some(ending), log_size: log.len() as u64, log_crc32c: crc32c::crc32c(log) })
 }
 
+fn ping(free: u32) -> SessionRequest {
+    SessionRequest { say: Some(session_request::Say::Ping(v1::Ping { free })) }
+}
+
 /// A session that stands.
 pub(crate) struct Session {
     heard: Streaming<SessionResponse>,
     /// Kept, so that falling silent is not hanging up.
-    _say: mpsc::Sender<SessionRequest>,
+    say: mpsc::Sender<SessionRequest>,
+    /// What the pings say is free.
+    free: Arc<AtomicU32>,
     pings: tokio::task::AbortHandle,
 }
 
@@ -139,6 +149,12 @@ impl Drop for Session {
 }
 
 impl Session {
+    /// Says now, and with each ping, that so many slots are free.
+    pub(crate) async fn says_free(&self, free: u32) {
+        self.free.store(free, Ordering::SeqCst);
+        self.say.send(ping(free)).await.unwrap();
+    }
+
     /// Stops pinging, and does not hang up.
     pub(crate) fn falls_silent(&self) {
         self.pings.abort();

@@ -61,6 +61,69 @@ async fn a_watch_tells_each_state_once_in_order_and_ends() {
 }
 
 #[tokio::test]
+async fn an_executor_that_has_no_room_is_given_nothing_until_it_says_that_it_has() {
+    let house = House::open().await;
+    house.apply(&[JOB]).await;
+    let fake = Fake::register(&house, "e").await;
+    let mut session = fake.session(hello(1)).await.unwrap();
+    session.says_free(0).await;
+    session.hears_nothing(1).await;
+    let id = house.execute("j").await;
+    session.hears_nothing(3).await;
+    session.says_free(1).await;
+    let claim = session.assignment().await;
+    assert_eq!(claim.id, id);
+    // What it gives back does not come again at once.
+    session.says_free(0).await;
+    let back = Step::HandedBack(v1::HandedBack { message: "no room".into() });
+    assert_eq!(fake.report(&claim, back).await, Ok(Verdict::Accepted));
+    session.hears_nothing(3).await;
+    session.says_free(1).await;
+    assert_eq!(session.assignment().await.id, id);
+}
+
+#[tokio::test]
+async fn claims_that_come_to_nothing_do_not_make_the_wait_longer() {
+    let house = House::with(Timing { queue_timeout: Duration::from_secs(1), ..timing() }).await;
+    house.apply(&[JOB]).await;
+    let admin = house.admin().await;
+    let fake = Fake::register(&house, "e").await;
+    let mut session = fake.session(hello(1)).await.unwrap();
+    let id = house.execute("j").await;
+    let give_back = async {
+        loop {
+            let claim = session.assignment().await;
+            let back = Step::HandedBack(v1::HandedBack { message: "not now".into() });
+            fake.report(&claim, back).await.unwrap();
+            session.says_free(1).await;
+        }
+    };
+    let ended = tokio::select! {
+        ended = reaches(&admin, &id, S::TimedOut) => ended,
+        () = give_back => unreachable!(),
+    };
+    assert_eq!(ended.reason, "QUEUE_DEADLINE");
+}
+
+#[tokio::test]
+async fn an_executor_that_is_there_and_says_nothing_for_long_loses_what_it_runs() {
+    let house = House::with(Timing { overdue: Duration::from_millis(300), ..timing() }).await;
+    house.apply(&[r#"{"name":"j","command":["true"],"timeout":"100ms"}"#]).await;
+    let admin = house.admin().await;
+    let fake = Fake::register(&house, "e").await;
+    let mut session = fake.session(hello(1)).await.unwrap();
+    let id = house.execute("j").await;
+    let claim = session.assignment().await;
+    fake.begins(&claim).await;
+    let ended = reaches(&admin, &id, S::Lost).await;
+    assert_eq!(ended.reason, "EXECUTOR_LOST");
+    assert!(ended.message.contains("long after its timeout of 100ms"), "{}", ended.message);
+    // What it says in the end is kept beside the loss.
+    fake.finishes(&claim, S::Succeeded, b"").await.unwrap();
+    assert_eq!(get(&admin, &id).await.attempts[0].late.clone().unwrap().outcome(), S::Succeeded);
+}
+
+#[tokio::test]
 async fn reports_can_be_repeated_and_only_the_holder_may_make_them() {
     let house = House::open().await;
     house.apply(&[JOB]).await;

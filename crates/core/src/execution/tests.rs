@@ -114,7 +114,7 @@ fn the_ordinary_life_of_an_execution() {
     for event in [
         Event::Start { fence },
         Event::Run { fence, runs_as: "pid 1".into() },
-        Event::Finish { fence, ending: Ending::succeeded(), log: Some(LogSeal { size_bytes: 3, crc32c: 1 }) },
+        Event::Finish { fence, ending: Ending::succeeded(), log: Some(LogSeal { size_bytes: 3, crc32c: 1, whole: true }) },
     ] {
         assert_eq!(execution.apply(event.clone(), at(2)), Ok(Applied::Changed));
         assert_eq!(execution.apply(event, at(3)), Ok(Applied::Unchanged), "every report can be repeated");
@@ -200,7 +200,7 @@ fn the_longest_life_fits_one_value_of_the_store() {
             if started {
                 let reason = Some(Reason("R".repeat(64)));
                 let ending = Ending { outcome: State::Failed, reason, message: message.clone(), exit_code: Some(i32::MIN) };
-                let log = Some(LogSeal { size_bytes: u64::MAX, crc32c: u32::MAX });
+                let log = Some(LogSeal { size_bytes: u64::MAX, crc32c: u32::MAX, whole: false });
                 step(&mut execution, Event::Start { fence });
                 step(&mut execution, Event::Run { fence, runs_as: "\"".repeat(200) });
                 step(&mut execution, Event::Finish { fence, ending, log });

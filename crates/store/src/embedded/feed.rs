@@ -3,8 +3,8 @@
 //! A change is staged here before it is written to the file and published once it is durable. So readers of the file never see a
 //! change that is not here, and watches never see one that is not in the file.
 //!
-//! A watch does not hold values, only the revisions that it still has to deliver: however slow it is, memory is bounded by the history
-//! alone, and a watch that falls behind the history ends.
+//! A watch does not hold values, only the revisions that it still has to deliver: however slow it is, it costs a number for each revision
+//! that it has not read, and a watch that falls behind the history ends when it is read.
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::sync::Arc;
