@@ -10,11 +10,11 @@ use octavius_proto::v1::report_execution_request::Step;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
-use crate::book::Page;
+use crate::book::{Book, Page};
 use crate::ending;
 use crate::journal::StopCause;
 use crate::link::{Link, Refused};
-use crate::runner::{Held, Launch, Over, Run, Runner, Stage};
+use crate::runner::{Held, Launch, Over, Run, Runner, Stage, Unprepared};
 use crate::sys;
 use crate::upload::Upload;
 
@@ -22,6 +22,8 @@ use crate::upload::Upload;
 const RUNNING_AFTER: Duration = Duration::from_millis(100);
 /// How often the start of a shim that ended before it began is tried.
 const STARTS: usize = 3;
+/// How long nothing is taken after something could not be made ready, in longest pauses between calls.
+const CLOSED_FOR: u32 = 5;
 /// How long, at a shutdown, a report is waited for that says whether a job may start.
 const LAST_WORD: Duration = Duration::from_secs(1);
 
@@ -73,7 +75,8 @@ pub(crate) async fn drive(context: Arc<Context>, page: Page, begin: Begin) {
         }
         Begin::Assigned(launch) => match context.runner.prepare(*launch).await {
             Ok(run) => (Stage::Prepared, run),
-            Err(ending) => return unrunnable(&context, &page, &ending).await,
+            Err(Unprepared::Never(ending)) => return unrunnable(&context, &page, &ending).await,
+            Err(Unprepared::NotNow(message)) => return not_now(&context, page, &message).await,
         },
     };
     let left = tokio::select! {
@@ -90,7 +93,7 @@ pub(crate) async fn drive(context: Arc<Context>, page: Page, begin: Begin) {
             }
         }
         Err(Leave::Unknown(message)) => {
-            if stop_wholly(&context, &run).await {
+            if stop_wholly(&context, &run).await && last_word(&context, &page, &message).await {
                 run.quarantine(&message).await;
             }
         }
@@ -104,15 +107,54 @@ pub(crate) async fn hand_back(context: &Context, held: Held, message: &str) {
     let _ = context.link.report(held, step).await;
 }
 
+/// Gives back what this machine cannot take at present, and takes nothing until it can: otherwise one machine with a full disk would
+/// fetch, and fail, everything that others could run.
+async fn not_now(context: &Context, page: Page, message: &str) {
+    let book = page.book().clone();
+    let newly = book.close();
+    hand_back(context, page.held, message).await;
+    drop(page);
+    if newly {
+        tracing::warn!(error = message, "cannot make anything ready: taking nothing until that is over");
+        tokio::select! {
+            () = open_when_ready(context, &book) => {}
+            () = context.shutdown.cancelled() => {}
+        }
+    }
+}
+
+async fn open_when_ready(context: &Context, book: &Book) {
+    loop {
+        tokio::time::sleep(context.timing.retry_max * CLOSED_FOR).await;
+        match context.runner.probe().await {
+            Ok(()) => break,
+            Err(error) => tracing::debug!(%error, "still cannot make anything ready"),
+        }
+    }
+    tracing::info!("taking work again");
+    book.open_again();
+}
+
 /// Reports the end of an attempt that never began.
 async fn unrunnable(context: &Context, page: &Page, ending: &Ending) {
     page.set_over();
     let held = page.held;
     tracing::info!(id = %held.id, attempt = held.fence.attempt, message = ending.message, "cannot be run here");
-    let reported = context.link.report_finished(held, ending, LogSeal { size_bytes: 0, crc32c: 0 });
+    let reported = context.link.report_finished(held, ending, LogSeal { size_bytes: 0, crc32c: 0, whole: true });
     tokio::select! {
         _ = reported => {}
         () = context.shutdown.cancelled() => {}
+    }
+}
+
+/// Reports as lost what is about to be put aside, so that nobody waits for an end that would never come. What was refused may have been
+/// one call only; what is refused here is let go. False if the executor's own end came first.
+async fn last_word(context: &Context, page: &Page, message: &str) -> bool {
+    page.set_over();
+    let ending = ending::lost(&format!("the executor could not report on the attempt: {message}"));
+    tokio::select! {
+        _ = context.link.report_finished(page.held, &ending, LogSeal { size_bytes: 0, crc32c: 0, whole: true }) => true,
+        () = context.shutdown.cancelled() => false,
     }
 }
 
@@ -136,10 +178,10 @@ async fn through(context: &Context, page: &Page, stage: Stage, run: &Arc<dyn Run
     if run.stop_asked().await == Some(StopCause::Fenced) {
         return Err(Leave::Fenced);
     }
-    let mut upload = Upload::new(page.held, Arc::clone(run));
+    let mut upload = Upload::new(page.held, Arc::clone(run), context.timing.lost_after);
     let ending = match stage {
         Stage::Lost(message) => ending::lost(&message),
-        Stage::Started => match follow(context, page, run, &mut upload, None).await {
+        Stage::Started(runs_as) => match follow(context, page, run, &mut upload, runs_as).await {
             Ok(ending) => ending,
             Err(Follow::NotStarted(_)) => begin_and_follow(context, page, run, &mut upload).await?,
             Err(Follow::Leave(leave)) => return Err(leave),
@@ -266,15 +308,20 @@ async fn report_running(context: &Context, held: Held, runs_as: Option<String>) 
     }
 }
 
-/// Reports the end until a controller has it, log and all.
+/// Reports the end until a controller has it, log and all. A controller may have more of the log than the run folder has after a power
+/// loss; it is told what there is here, and seals what it has.
 async fn finish(context: &Context, held: Held, upload: &mut Upload, ending: &Ending) -> Result<(), Leave> {
     loop {
         let (_sender, over) = watch::channel(true);
         upload.follow(&context.link, over, context.timing.log_poll).await?;
-        match context.link.report_finished(held, ending, upload.seal()).await {
+        let mut ending = ending.clone();
+        if let Some(why) = upload.given_up() {
+            ending::append(&mut ending, why);
+        }
+        match context.link.report_finished(held, &ending, upload.seal()).await {
             // Whatever the verdict, there is nothing left to do.
             Ok(_) => break,
-            Err(Refused::LogGap(next)) if next < upload.seal().size_bytes => upload.go_back(next),
+            Err(Refused::LogGap(next)) if next < upload.seal().size_bytes && upload.given_up().is_none() => upload.go_back(next),
             Err(refused) => return Err(refused.into()),
         }
     }

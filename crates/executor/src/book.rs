@@ -45,13 +45,15 @@ struct Inner {
     capacity: usize,
     lines: Mutex<HashMap<(ExecutionId, u32), Line>>,
     freed: Notify,
+    /// Nothing more can be made ready here at present, whatever the slots say.
+    closed: AtomicBool,
 }
 
 impl Book {
     /// An empty book.
     pub(crate) fn new(capacity: u32) -> Self {
         let capacity = usize::try_from(capacity).unwrap_or(usize::MAX);
-        Self(Arc::new(Inner { capacity, lines: Mutex::default(), freed: Notify::new() }))
+        Self(Arc::new(Inner { capacity, lines: Mutex::default(), freed: Notify::new(), closed: AtomicBool::new(false) }))
     }
 
     fn lines(&self) -> MutexGuard<'_, HashMap<(ExecutionId, u32), Line>> {
@@ -108,19 +110,45 @@ impl Book {
         self.lines().values().map(|line| line.held).collect()
     }
 
-    /// Slots that are free.
+    /// Slots that are free; none while the executor is closed, so that it is given nothing.
     pub(crate) fn free(&self) -> u32 {
+        if self.0.closed.load(Ordering::Relaxed) {
+            return 0;
+        }
         let free = self.0.capacity.saturating_sub(Self::taken(&self.lines()));
         u32::try_from(free).unwrap_or(u32::MAX)
     }
 
-    /// Waits until a slot has become free since the last time.
+    /// From here on no slot is free, until [`Book::open_again`]. False if that was so already.
+    pub(crate) fn close(&self) -> bool {
+        let newly = !self.0.closed.swap(true, Ordering::Relaxed);
+        self.tell();
+        newly
+    }
+
+    /// Ends what [`Book::close`] began.
+    pub(crate) fn open_again(&self) {
+        self.0.closed.store(false, Ordering::Relaxed);
+        self.tell();
+    }
+
+    /// Has the controller told how many slots are free.
+    pub(crate) fn tell(&self) {
+        self.0.freed.notify_one();
+    }
+
+    /// Waits until the number of free slots is to be told again: above all, when one has become free.
     pub(crate) async fn freed(&self) {
         self.0.freed.notified().await;
     }
 }
 
 impl Page {
+    /// The book that it is in.
+    pub(crate) fn book(&self) -> &Book {
+        &self.book
+    }
+
     /// A stop that was asked for.
     pub(crate) fn stop(&self) -> Option<StopCause> {
         *self.stop.borrow()
@@ -134,7 +162,7 @@ impl Page {
     /// Notes that nothing runs any more, which frees the slot.
     pub(crate) fn set_over(&self) {
         if !self.over.swap(true, Ordering::Relaxed) {
-            self.book.0.freed.notify_one();
+            self.book.tell();
         }
     }
 }
@@ -169,6 +197,9 @@ mod tests {
         assert_eq!(book.free(), 1);
         drop(one);
         assert_eq!((book.free(), book.held().len()), (1, 2));
+        assert_eq!((book.close(), book.close(), book.free()), (true, false, 0));
+        book.open_again();
+        assert_eq!(book.free(), 1);
     }
 
     #[test]

@@ -12,16 +12,26 @@ use crate::shim::signal_name;
 ///
 /// A job that was ended by a signal has the exit code that a shell would show: 128 and the signal's number.
 pub(crate) fn of_exit(exit: &Exit, timeout: Duration, stop: Option<StopCause>) -> Ending {
-    match exit.cause {
+    let mut ending = match exit.cause {
         Cause::TimedOut => {
             let limit = HumanDuration::new(timeout);
             Ending::because(State::TimedOut, Reason::DEADLINE, format!("ran longer than {limit}"))
         }
         Cause::Stopped if stop.is_some() => Ending::because(State::Cancelled, Reason::CANCELLED, "stopped as requested"),
         Cause::Stopped => lost("stopped from outside Octavius: whoever shuts a machine down does so"),
-        Cause::StartFailed => Ending::because(State::Failed, Reason::START_FAILED, exit.message.clone()),
+        Cause::StartFailed => Ending::because(State::Failed, Reason::START_FAILED, ""),
         Cause::Exited => of_status(exit.code, exit.signal),
+    };
+    append(&mut ending, &exit.message);
+    ending
+}
+
+/// Adds to an ending's message what else is to be known.
+pub(crate) fn append(ending: &mut Ending, more: &str) {
+    if !ending.message.is_empty() && !more.is_empty() {
+        ending.message.push_str("; ");
     }
+    ending.message.push_str(more);
 }
 
 fn of_status(code: Option<i32>, signal: Option<i32>) -> Ending {
@@ -48,7 +58,20 @@ mod tests {
     use super::*;
 
     fn exit(cause: Cause, code: Option<i32>, signal: Option<i32>) -> Exit {
-        Exit { cause, code, signal, ..Exit::start_failed("program not found: x".to_owned()) }
+        Exit { cause, code, signal, ..Exit::start_failed(String::new()) }
+    }
+
+    #[test]
+    fn what_the_shim_has_to_say_is_told_whatever_the_cause() {
+        let message = |cause, code| {
+            let exit = Exit { message: "the end of the output is lost: x".to_owned(), ..exit(cause, code, None) };
+            of_exit(&exit, Duration::from_secs(600), Some(StopCause::Cancelled)).message
+        };
+        assert_eq!(message(Cause::Exited, Some(0)), "the end of the output is lost: x");
+        assert_eq!(message(Cause::Exited, Some(3)), "exit code 3; the end of the output is lost: x");
+        assert_eq!(message(Cause::TimedOut, None), "ran longer than 10m; the end of the output is lost: x");
+        assert_eq!(message(Cause::Stopped, None), "stopped as requested; the end of the output is lost: x");
+        assert_eq!(message(Cause::StartFailed, None), "the end of the output is lost: x");
     }
 
     #[test]
@@ -66,7 +89,7 @@ mod tests {
                 None,
                 "lost RUNNER_LOST 'stopped from outside Octavius: whoever shuts a machine down does so' None",
             ),
-            (exit(Cause::StartFailed, None, None), None, "failed START_FAILED 'program not found: x' None"),
+            (exit(Cause::StartFailed, None, None), None, "failed START_FAILED '' None"),
         ] {
             let ending = of_exit(&exit, timeout, stop);
             let reason = ending.reason.map_or("-".to_owned(), |reason| reason.0);

@@ -13,7 +13,6 @@ mod mask;
 mod runner;
 mod session;
 mod shim;
-
 mod sys;
 mod upload;
 

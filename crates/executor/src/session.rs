@@ -212,6 +212,7 @@ impl Session {
             Ok(page) => page,
             Err(NotEntered::Known) => return Ok(None),
             Err(NotEntered::Full) => {
+                self.book.tell(); // the controller thinks that there is room
                 return Ok(Some(Order::HandBack(held, format!("all {} slots of the executor are taken", self.capacity))));
             }
         };
@@ -258,6 +259,26 @@ fn request(say: Request) -> v1::SessionRequest {
 
 fn ended(stood: bool, status: &Status) -> End {
     let fault = Fault::from_status(status);
-    let refused = matches!(fault.code, Code::Unauthenticated | Code::PermissionDenied) || fault.reason == reason::SESSION_EXISTS;
+    // A proxy in between may answer so too, about itself; only what a controller says, which gives a reason, is final.
+    let unwelcome = matches!(fault.code, Code::Unauthenticated | Code::PermissionDenied) && !fault.reason.is_empty();
+    let refused = unwelcome || fault.reason == reason::SESSION_EXISTS;
     if refused { End::Refused(fault) } else { End::Broken { stood, why: format!("{:?}: {}", fault.code, fault.message) } }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_a_controller_refuses_a_session_for_good() {
+        for (status, final_) in [
+            (Status::unauthenticated("a proxy's page"), false),
+            (Status::permission_denied("a proxy's page"), false),
+            (Status::unavailable("x"), false),
+            (Fault::new(Code::Unauthenticated, reason::UNAUTHENTICATED, "x").into(), true),
+            (Fault::new(Code::AlreadyExists, reason::SESSION_EXISTS, "x").into(), true),
+        ] {
+            assert_eq!(matches!(ended(false, &status), End::Refused(_)), final_, "{status:?}");
+        }
+    }
 }

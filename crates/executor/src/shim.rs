@@ -52,6 +52,10 @@ const WRITE_AGAIN: Duration = Duration::from_millis(200);
 /// How long killed processes may take to go. One that hangs in the kernel, on a dead network drive, is left behind after that.
 const KILL_PATIENCE: Duration = Duration::from_secs(10);
 
+/// How long the last line is tried to be written to a disk that is full, and how often.
+const END_PATIENCE: Duration = Duration::from_secs(600);
+const END_AGAIN: Duration = Duration::from_secs(1);
+
 /// Runs the shim; `arguments` are those after `shim`.
 pub(crate) fn main(arguments: &[OsString]) -> i32 {
     let [folder] = arguments else {
@@ -90,10 +94,31 @@ fn run(folder: &Path) -> io::Result<i32> {
     let started_at_ms = now_ms();
     let exit = start(&spec).map_or_else(Exit::start_failed, |(job, output)| watch(job, output, &spec, &signals));
     let exit = Exit { started_at_ms, ended_at_ms: now_ms(), ..exit };
-    match line(&exit).map_err(io::Error::from).and_then(|line| file.write_all(&line)) {
+    let written = line(&exit).map_err(io::Error::from);
+    match written.and_then(|line| write_when_there_is_room(&mut file, &line, END_PATIENCE, END_AGAIN)) {
         Ok(()) => Ok(DONE),
         Err(error) => Ok(complain(NOT_WRITTEN, &format_args!("{JOURNAL}: {error}"))),
     }
+}
+
+/// Writes the last line, waiting for room where the disk is full: how the job ended is known here and nowhere else, and as long as this
+/// process waits it holds the lock, so that nobody takes the job for lost.
+fn write_when_there_is_room(file: &mut impl io::Write, mut line: &[u8], patience: Duration, again: Duration) -> io::Result<()> {
+    let begun = Instant::now();
+    while !line.is_empty() {
+        match file.write(line) {
+            Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
+            Ok(count) => line = &line[count..],
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) if is_full(&error) && begun.elapsed() < patience => std::thread::sleep(again),
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(())
+}
+
+fn is_full(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)
 }
 
 fn acquire(lock: &File) -> io::Result<bool> {
@@ -284,7 +309,8 @@ fn watch(job: Pid, mut output: Output, spec: &Spec, signals: &Signals) -> Exit {
         reap(job, &mut status);
         longest = output.carry().err().map(|_| WRITE_AGAIN);
         let now = Instant::now();
-        if kill_at.is_none() {
+        // A job that has just been waited for has ended by itself, and its id, which is its group's, may be another's by now.
+        if kill_at.is_none() && status.is_none() {
             let over = deadline.is_some_and(|deadline| now >= deadline);
             if over || signals.stop_asked() {
                 cause = if signals.stop_asked() { Cause::Stopped } else { Cause::TimedOut };
@@ -340,4 +366,41 @@ fn kill_rest(job: Pid, status: &mut Option<WaitStatus>, signals: &Signals) {
 /// The name of a signal's number.
 pub(crate) fn signal_name(number: i32) -> &'static str {
     signal_hook::low_level::signal_name(number).unwrap_or("a signal")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A disk with no room for some writes, which then takes four bytes at a time.
+    struct Disk {
+        full: u32,
+        holds: Vec<u8>,
+    }
+
+    impl io::Write for Disk {
+        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+            if self.full > 0 {
+                self.full -= 1;
+                return Err(io::ErrorKind::StorageFull.into());
+            }
+            let taken = bytes.len().min(4);
+            self.holds.extend_from_slice(&bytes[..taken]);
+            Ok(taken)
+        }
+
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    #[test]
+    fn the_last_line_waits_for_room_on_the_disk_and_not_for_ever() {
+        let mut disk = Disk { full: 3, holds: Vec::new() };
+        write_when_there_is_room(&mut disk, b"how it ended\n", END_PATIENCE, Duration::ZERO).unwrap();
+        assert_eq!(disk.holds, b"how it ended\n");
+        disk.full = u32::MAX;
+        let error = write_when_there_is_room(&mut disk, b"x", Duration::ZERO, Duration::ZERO).unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::StorageFull);
+    }
 }

@@ -11,8 +11,6 @@ use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
 /// A process that stays the one meant, even when it ends and its id is used again.
 #[derive(Debug)]
 pub(crate) struct Process {
-    /// Its id.
-    pub(crate) pid: u32,
     /// Becomes readable when the process ends.
     pub(crate) handle: OwnedFd,
 }
@@ -21,7 +19,7 @@ impl Process {
     /// Opens the process that has this id now.
     pub(crate) fn open(pid: u32) -> io::Result<Self> {
         let raw = i32::try_from(pid).ok().and_then(Pid::from_raw).ok_or(io::ErrorKind::InvalidInput)?;
-        Ok(Self { pid, handle: pidfd_open(raw, PidfdFlags::NONBLOCK)? })
+        Ok(Self { handle: pidfd_open(raw, PidfdFlags::NONBLOCK)? })
     }
 
     /// Sends a signal; a process that has ended is no error.

@@ -3,7 +3,7 @@
 
 use std::io;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use octavius_core::execution::LogSeal;
 use tokio::sync::watch;
@@ -26,6 +26,11 @@ pub(crate) struct Upload {
     counted: u64,
     crc: u32,
     sealed: bool,
+    /// How long the output of a job that is over may be unreadable before it is done without.
+    patience: Duration,
+    unreadable_since: Option<Instant>,
+    /// Why the rest of the output was given up.
+    given_up: Option<String>,
 }
 
 enum Step {
@@ -40,8 +45,8 @@ enum Step {
 impl Upload {
     /// Begins at the beginning; of what the controller has already, only the first piece is sent again, since the answer says how
     /// far the controller is.
-    pub(crate) fn new(held: Held, run: Arc<dyn Run>) -> Self {
-        Self { held, run, sent: 0, counted: 0, crc: 0, sealed: false }
+    pub(crate) fn new(held: Held, run: Arc<dyn Run>, patience: Duration) -> Self {
+        Self { held, run, sent: 0, counted: 0, crc: 0, sealed: false, patience, unreadable_since: None, given_up: None }
     }
 
     /// Sends everything until the job is over and all has been sent.
@@ -59,6 +64,11 @@ impl Upload {
         }
     }
 
+    /// Why the log ends before the output does, if so.
+    pub(crate) fn given_up(&self) -> Option<&str> {
+        self.given_up.as_deref()
+    }
+
     /// Goes back to `offset`: the controller says that it has no more.
     pub(crate) fn go_back(&mut self, offset: u64) {
         self.sent = offset;
@@ -67,7 +77,7 @@ impl Upload {
 
     /// Size and checksum of what was read.
     pub(crate) fn seal(&self) -> LogSeal {
-        LogSeal { size_bytes: self.counted, crc32c: self.crc }
+        LogSeal { size_bytes: self.counted, crc32c: self.crc, whole: true }
     }
 
     async fn step(&mut self, link: &Link, over: bool) -> Result<Step, Refused> {
@@ -78,13 +88,24 @@ impl Upload {
             (false, true) => (self.counted, usize::try_from(self.sent - self.counted).unwrap_or(PIECE).min(PIECE)),
             (false, false) => (self.sent, PIECE),
         };
+        if self.given_up.is_some() {
+            return Ok(Step::Idle);
+        }
         let piece = match self.piece(from, longest, over).await {
             Ok(piece) => piece,
             Err(error) => {
+                let since = *self.unreadable_since.get_or_insert_with(Instant::now);
+                // A broken disk does not get better, and the end of the job must not wait for it for ever.
+                if over && since.elapsed() >= self.patience {
+                    tracing::error!(id = %self.held.id, attempt = self.held.fence.attempt, %error, "the rest of a job's output is given up");
+                    self.given_up = Some(format!("the rest of the log could not be read: {error}"));
+                    return Ok(Step::Idle);
+                }
                 tracing::warn!(id = %self.held.id, attempt = self.held.fence.attempt, %error, "cannot read a job's output");
                 return Ok(Step::Stuck);
             }
         };
+        self.unreadable_since = None;
         if piece.is_empty() {
             return Ok(Step::Idle);
         }
@@ -131,5 +152,56 @@ impl Upload {
         bytes.truncate(end);
         bytes.drain(..before.min(bytes.len()));
         Ok(bytes)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use async_trait::async_trait;
+    use octavius_core::execution::{Ending, Fence};
+    use octavius_core::{ExecutionId, Timing};
+
+    use super::*;
+    use crate::journal::StopCause;
+    use crate::mask::Mask;
+    use crate::runner::Over;
+
+    /// A run whose output is on a broken disk.
+    struct Broken(Mask);
+
+    #[async_trait]
+    impl Run for Broken {
+        async fn start(&self) -> Result<String, Ending> {
+            Err(Ending::succeeded())
+        }
+        async fn wait(&self) -> Over {
+            Over::NotStarted(String::new())
+        }
+        async fn stop(&self, _: StopCause) {}
+        async fn stop_asked(&self) -> Option<StopCause> {
+            None
+        }
+        async fn read(&self, _: u64, _: usize) -> io::Result<Vec<u8>> {
+            Err(io::Error::other("broken disk"))
+        }
+        fn mask(&self) -> &Mask {
+            &self.0
+        }
+        async fn remove(&self) {}
+        async fn quarantine(&self, _: &str) {}
+    }
+
+    #[tokio::test]
+    async fn output_that_cannot_be_read_does_not_hold_up_the_end_for_ever() {
+        let (_sender, connected) = watch::channel(None);
+        let link = Link::new(connected, Timing::default());
+        let held = Held { id: ExecutionId::from_bits(1), fence: Fence { attempt: 1, nonce: 9 } };
+        let mut upload = Upload::new(held, Arc::new(Broken(Mask::new([]))), Duration::ZERO);
+        assert!(matches!(upload.step(&link, false).await, Ok(Step::Stuck)), "a job that runs may write on");
+        assert_eq!(upload.given_up(), None);
+        let (_sender, over) = watch::channel(true);
+        upload.follow(&link, over, Duration::from_millis(1)).await.unwrap();
+        assert_eq!(upload.given_up(), Some("the rest of the log could not be read: broken disk"));
+        assert_eq!(upload.seal(), LogSeal { size_bytes: 0, crc32c: 0, whole: true });
     }
 }

@@ -2,6 +2,7 @@
 //! after the executor was away, and keeps its output until it is told to remove it.
 
 pub(crate) mod environment;
+mod folder;
 pub(crate) mod process;
 mod recover;
 
@@ -45,8 +46,8 @@ pub(crate) struct Launch {
 pub(crate) enum Stage {
     /// Nothing was started; `starting` may have been reported.
     Prepared,
-    /// It was started, and may have ended since.
-    Started,
+    /// It was started, and may have ended since; where it runs, where that is known.
+    Started(Option<String>),
     /// It cannot be known, and will not be, how it ended.
     Lost(String),
 }
@@ -67,6 +68,21 @@ pub(crate) enum Over {
     NotStarted(String),
 }
 
+/// Why an attempt was not made ready.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Unprepared {
+    /// This job cannot run here, and so it ends.
+    Never(Ending),
+    /// This machine cannot take it at present, for a reason that has nothing to do with the job: another one may.
+    NotNow(String),
+}
+
+impl From<Ending> for Unprepared {
+    fn from(ending: Ending) -> Self {
+        Self::Never(ending)
+    }
+}
+
 /// Something that runs jobs.
 #[async_trait]
 pub(crate) trait Runner: Send + Sync {
@@ -74,9 +90,10 @@ pub(crate) trait Runner: Send + Sync {
     fn name(&self) -> &'static str;
 
     /// Makes an attempt ready, so that from here on it is found again after a crash. Nothing is started.
-    ///
-    /// The error is the attempt's ending: this job cannot run here.
-    async fn prepare(&self, launch: Launch) -> Result<Arc<dyn Run>, Ending>;
+    async fn prepare(&self, launch: Launch) -> Result<Arc<dyn Run>, Unprepared>;
+
+    /// Whether attempts can be made ready again, after one could not.
+    async fn probe(&self) -> io::Result<()>;
 
     /// Everything that was prepared and not removed before this executor began.
     async fn recover(&self) -> io::Result<Vec<Recovered>>;

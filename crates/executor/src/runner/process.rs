@@ -13,17 +13,20 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use octavius_core::execution::{Ending, Fence, Reason, State};
-use rustix::process::Signal;
+use rustix::process::{Pid, Signal, kill_process};
 use tokio::io::unix::AsyncFd;
 use tokio::task::spawn_blocking;
 
-use super::{Held, Launch, Over, Recovered, Run, Runner, environment};
+use super::{Held, Launch, Over, Recovered, Run, Runner, Unprepared, environment, folder};
 use crate::journal::{Exit, JOURNAL, Journal, OUTPUT, STOP, Spec, StopCause, VERSION, WORK, line};
 use crate::mask::Mask;
 use crate::{ending, sys};
 
 /// How often a run is looked at whose shim cannot be waited for, which is so only for moments.
 const LOOK_AGAIN: Duration = Duration::from_millis(20);
+
+/// How much must fit on the disk before work is taken again that did not fit: more than the files that make an attempt ready.
+const PROBE_BYTES: usize = 256 * 1024;
 
 /// Where a runner keeps its things.
 #[derive(Debug)]
@@ -61,6 +64,12 @@ impl ProcessRunner {
             shim: shim.to_owned(),
             boot: sys::boot_id(),
         };
+        // Asked once and here: what forbids it, an old kernel or a container's seccomp profile, forbids it for every job.
+        sys::Process::open(std::process::id()).map_err(|error| {
+            let message = "this machine does not let processes be watched (pidfd_open: Linux 5.3 or later, and no seccomp filter \
+                           that forbids it)";
+            io::Error::new(error.kind(), format!("{message}: {error}"))
+        })?;
         for folder in [&folders.runs, &folders.quarantine] {
             private_folder(folder)?;
         }
@@ -74,15 +83,26 @@ impl Runner for ProcessRunner {
         "process"
     }
 
-    async fn prepare(&self, launch: Launch) -> Result<Arc<dyn Run>, Ending> {
+    async fn prepare(&self, launch: Launch) -> Result<Arc<dyn Run>, Unprepared> {
         if launch.job.command.is_empty() {
             let message = "the job has no `command`, which the process runner needs: it does not run images; \
                            add `command` to the job, or run it on a kubernetes executor";
-            return Err(Ending::because(State::Failed, Reason::REQUIREMENT_NOT_MET, message));
+            return Err(Ending::because(State::Failed, Reason::REQUIREMENT_NOT_MET, message).into());
         }
         let (folders, grace) = (Arc::clone(&self.folders), self.kill_grace);
         let run = blocking(move || prepare(folders, &launch, grace)).await??;
         Ok(Arc::new(run))
+    }
+
+    async fn probe(&self) -> io::Result<()> {
+        // Without a journal: should the executor end in the middle, the next one removes it.
+        let probe = self.folders.runs.join("probe");
+        let write = move || {
+            private_folder(&probe)?;
+            let written = fs::write(probe.join("room"), [0; PROBE_BYTES]);
+            written.and(fs::remove_dir_all(&probe))
+        };
+        spawn_blocking(write).await.map_err(io::Error::other)?
     }
 
     async fn recover(&self) -> io::Result<Vec<Recovered>> {
@@ -91,7 +111,7 @@ impl Runner for ProcessRunner {
     }
 }
 
-fn prepare(folders: Arc<Folders>, launch: &Launch, grace: Duration) -> Result<ProcessRun, Ending> {
+fn prepare(folders: Arc<Folders>, launch: &Launch, grace: Duration) -> Result<ProcessRun, Unprepared> {
     let held = launch.held;
     let folder = folders.runs.join(held.to_string());
     let work = folder.join(WORK);
@@ -119,7 +139,7 @@ fn prepare(folders: Arc<Folders>, launch: &Launch, grace: Duration) -> Result<Pr
     if let Err(error) = write() {
         let _ = fs::remove_dir_all(&folder);
         let message = format!("the executor could not write its run folder {}: {error}", folder.display());
-        return Err(Ending::because(State::Failed, Reason::START_FAILED, message));
+        return Err(Unprepared::NotNow(message));
     }
     Ok(ProcessRun::new(folders, &spec))
 }
@@ -132,14 +152,14 @@ pub(super) struct ProcessRun {
     timeout: Duration,
     mask: Mask,
     shim: Mutex<Option<Arc<Shim>>>,
+    /// The shim where this executor started it, and so has to take note of its end.
+    child: Mutex<Option<Child>>,
     output: Mutex<Option<Arc<File>>>,
 }
 
 /// A shim that can be waited for.
 struct Shim {
     process: AsyncFd<ProcessFd>,
-    /// Where this executor started it, and so has to take note of its end.
-    child: Mutex<Option<Child>>,
 }
 
 /// For [`AsyncFd`], which wants the descriptor.
@@ -152,22 +172,19 @@ impl std::os::fd::AsRawFd for ProcessFd {
 }
 
 impl Shim {
-    fn of(process: sys::Process, child: Option<Child>) -> io::Result<Arc<Self>> {
+    fn of(process: sys::Process) -> io::Result<Arc<Self>> {
         #[expect(
             deprecated,
             reason = "its successor is `unsafe`, for descriptors that do not stay open as long as it; this one does"
         )]
         let process = AsyncFd::with_interest(ProcessFd(process), tokio::io::Interest::READABLE)?;
-        Ok(Arc::new(Self { process, child: Mutex::new(child) }))
+        Ok(Arc::new(Self { process }))
     }
 
     async fn ended(&self) {
         // An error here means that the runtime is going down; whoever waits is dropped with it.
         if let Ok(mut ready) = self.process.readable().await {
             ready.retain_ready();
-        }
-        if let Some(mut child) = guard(&self.child).take() {
-            let _ = child.wait();
         }
     }
 }
@@ -179,6 +196,11 @@ fn guard<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 async fn blocking<T: Send + 'static>(task: impl FnOnce() -> T + Send + 'static) -> Result<T, Ending> {
     let failed = |error| Ending::because(State::Failed, Reason::START_FAILED, format!("a fault in the executor: {error}"));
     spawn_blocking(task).await.map_err(failed)
+}
+
+/// What a job is where it runs: its shim's process.
+pub(super) fn runs_as(pid: u32) -> String {
+    format!("pid {pid}")
 }
 
 /// What a run folder says about its job.
@@ -238,6 +260,7 @@ impl ProcessRun {
             timeout: Duration::from_millis(spec.timeout_ms),
             mask: Mask::new(values),
             shim: Mutex::new(None),
+            child: Mutex::new(None),
             output: Mutex::new(None),
         }
     }
@@ -255,9 +278,19 @@ impl ProcessRun {
     fn adopt(&self, pid: u32) -> io::Result<()> {
         let process = sys::Process::open(pid)?;
         if sys::is_locked(&File::open(self.folder.join(JOURNAL))?)? {
-            *guard(&self.shim) = Some(Shim::of(process, None)?);
+            *guard(&self.shim) = Some(Shim::of(process)?);
         }
         Ok(())
+    }
+
+    /// Whether the shim that this executor started is there still; takes note of its end.
+    fn child_lives(&self) -> bool {
+        let mut child = guard(&self.child);
+        let lives = child.as_mut().is_some_and(|child| matches!(child.try_wait(), Ok(None)));
+        if !lives {
+            *child = None;
+        }
+        lives
     }
 
     /// Kills what a killed shim left behind.
@@ -275,20 +308,26 @@ impl ProcessRun {
 impl Run for ProcessRun {
     async fn start(&self) -> Result<String, Ending> {
         // Without a pause anywhere: a start that is given up halfway would leave a shim of which nobody knows.
-        let start = || -> io::Result<(u32, Arc<Shim>)> {
+        let start = || -> io::Result<Child> {
             let mut command = Command::new(&self.folders.shim);
             command.arg("shim").arg(&self.folder).current_dir("/");
             command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
-            let child = command.spawn()?;
-            let process = sys::Process::open(child.id())?;
-            Ok((process.pid, Shim::of(process, Some(child))?))
+            command.spawn()
         };
-        let (pid, shim) = start().map_err(|error| {
+        let child = start().map_err(|error| {
             let message = format!("the executor could not start the job's shim {}: {error}", self.folders.shim.display());
             Ending::because(State::Failed, Reason::START_FAILED, message)
         })?;
-        *guard(&self.shim) = Some(shim);
-        Ok(format!("pid {pid}"))
+        let pid = child.id();
+        *guard(&self.child) = Some(child);
+        // From here on the job may run, so nothing that fails is an ending: without a handle the shim is looked at now and then.
+        match sys::Process::open(pid).and_then(Shim::of) {
+            Ok(shim) => *guard(&self.shim) = Some(shim),
+            Err(error) => {
+                tracing::warn!(id = %self.held.id, attempt = self.held.fence.attempt, %error, "cannot wait for a shim, looking at it instead");
+            }
+        }
+        Ok(runs_as(pid))
     }
 
     async fn wait(&self) -> Over {
@@ -298,13 +337,9 @@ impl Run for ProcessRun {
                 shim.ended().await;
                 *guard(&self.shim) = None;
             }
+            // Asked before the look: what a shim leaves is final only once it has ended; before, it may be on its way to the lock.
+            let lives = self.child_lives();
             match look(&self.folder) {
-                Situation::Ended(exit) => return Over::Ended(ending::of_exit(&exit, self.timeout, self.asked_to_stop())),
-                Situation::NotStarted => return Over::NotStarted("its shim ended before it started the job".to_owned()),
-                Situation::Lost(message) => {
-                    self.kill_rest().await;
-                    return Over::Ended(ending::lost(&message));
-                }
                 Situation::Watched(pid) => {
                     let adopted = pid.is_some_and(|pid| self.adopt(pid).is_ok()) && guard(&self.shim).is_some();
                     if !adopted {
@@ -313,6 +348,13 @@ impl Run for ProcessRun {
                         // Whoever asked may have gone before the signal did.
                         self.signal();
                     }
+                }
+                _ if lives => tokio::time::sleep(LOOK_AGAIN).await,
+                Situation::Ended(exit) => return Over::Ended(ending::of_exit(&exit, self.timeout, self.asked_to_stop())),
+                Situation::NotStarted => return Over::NotStarted("its shim ended before it started the job".to_owned()),
+                Situation::Lost(message) => {
+                    self.kill_rest().await;
+                    return Over::Ended(ending::lost(&message));
                 }
             }
         }
@@ -371,9 +413,7 @@ impl Run for ProcessRun {
 
     async fn remove(&self) {
         let folder = self.folder.clone();
-        // The journal first: a folder without one is nothing.
-        let remove = move || fs::remove_file(folder.join(JOURNAL)).and_then(|()| fs::remove_dir_all(&folder));
-        let removed = spawn_blocking(remove).await;
+        let removed = spawn_blocking(move || folder::remove(&folder)).await;
         if let Err(error) = removed.unwrap_or_else(|error| Err(io::Error::other(error))) {
             tracing::warn!(id = %self.held.id, attempt = self.held.fence.attempt, %error, "cannot remove a run folder");
         }
@@ -385,12 +425,54 @@ impl Run for ProcessRun {
 }
 
 impl ProcessRun {
+    /// By its id, which nobody else can have as long as its end has not been taken note of: that is done under the same lock.
+    fn signal_child(&self) -> io::Result<()> {
+        let child = guard(&self.child);
+        let pid = child.as_ref().and_then(|child| i32::try_from(child.id()).ok()).and_then(Pid::from_raw);
+        pid.map_or(Ok(()), |pid| Ok(kill_process(pid, Signal::TERM)?))
+    }
+
     fn signal(&self) {
         let shim = guard(&self.shim).clone();
-        if let Some(shim) = shim
-            && let Err(error) = shim.process.get_ref().0.signal(Signal::TERM)
-        {
+        let signalled = match shim {
+            Some(shim) => shim.process.get_ref().0.signal(Signal::TERM),
+            None => self.signal_child(),
+        };
+        if let Err(error) = signalled {
             tracing::warn!(id = %self.held.id, attempt = self.held.fence.attempt, %error, "cannot stop a shim");
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::PermissionsExt as _;
+
+    use octavius_core::ExecutionId;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn a_shim_without_a_handle_is_waited_for_and_stopped_all_the_same() {
+        let place = tempfile::tempdir().unwrap();
+        let shim = place.path().join("shim");
+        fs::write(&shim, "#!/bin/sh\nexec sleep 60\n").unwrap();
+        fs::set_permissions(&shim, fs::Permissions::from_mode(0o700)).unwrap();
+        let runner = ProcessRunner::open(place.path(), &shim, Duration::ZERO).unwrap();
+        let launch = Launch {
+            held: Held { id: ExecutionId::from_bits(1), fence: Fence { attempt: 1, nonce: 9 } },
+            job: octavius_core::JobDefinition::from_canonical_json(br#"{"name":"j","command":["true"]}"#).unwrap(),
+            arguments: std::iter::empty::<(String, String)>().collect(),
+            timeout: Duration::from_secs(60),
+            user: "ann".to_owned(),
+        };
+        let run = prepare(Arc::clone(&runner.folders), &launch, Duration::ZERO).ok().unwrap();
+        run.start().await.unwrap();
+        *guard(&run.shim) = None;
+        let mut over = run.wait();
+        assert!(futures::poll!(&mut over).is_pending(), "it has not taken the lock, and lives");
+        run.stop(StopCause::Cancelled).await;
+        assert!(matches!(tokio::time::timeout(Duration::from_secs(20), over).await, Ok(Over::NotStarted(_))));
+        assert!(guard(&run.child).is_none());
     }
 }

@@ -5,8 +5,8 @@ use std::io;
 use std::path::Path;
 use std::sync::Arc;
 
-use super::process::{Folders, ProcessRun, Situation, look};
-use super::{Recovered, Stage};
+use super::process::{Folders, ProcessRun, Situation, look, runs_as};
+use super::{Recovered, Stage, folder};
 use crate::journal::{JOURNAL, Journal};
 
 /// Looks through the run folders. What cannot be understood is put aside; that is never a reason not to begin.
@@ -18,7 +18,7 @@ pub(super) fn scan(folders: &Arc<Folders>) -> io::Result<Vec<Recovered>> {
             Ok(Some(recovered)) => found.push(recovered),
             // Nothing was told of it yet, or everything: the executor went away while it made or removed it.
             Ok(None) => {
-                if let Err(error) = fs::remove_dir_all(&path) {
+                if let Err(error) = folder::remove(&path) {
                     tracing::warn!(path = %path.display(), %error, "cannot remove a run folder");
                 }
             }
@@ -41,7 +41,8 @@ fn read(folders: &Arc<Folders>, path: &Path) -> Result<Option<Recovered>, String
         return Err(format!("the folder's name is not {held}, which is what is in it"));
     }
     let stage = match look(path) {
-        Situation::Ended(_) | Situation::Watched(_) | Situation::Lost(_) => Stage::Started,
+        Situation::Watched(pid) => Stage::Started(pid.map(runs_as)),
+        Situation::Ended(_) | Situation::Lost(_) => Stage::Started(None),
         Situation::NotStarted if spec.boot == folders.boot => Stage::Prepared,
         Situation::NotStarted => {
             Stage::Lost("the machine was restarted while the job was about to start, and whether it ran is not known".to_owned())
@@ -59,6 +60,10 @@ pub(super) fn quarantine(folders: &Folders, path: &Path, why: &str) {
         tracing::error!(path = %path.display(), why, "the quarantine is full: remove what is in it");
         return;
     };
+    // What people need to understand it is not what the job needed: no secret is to lie there for months.
+    if let Err(error) = folder::strip_environment(path) {
+        tracing::warn!(path = %path.display(), %error, "cannot take the environment out of a journal that goes into quarantine");
+    }
     match fs::rename(path, &target) {
         Ok(()) => tracing::warn!(path = %path.display(), moved_to = %target.display(), why, "put a run folder into quarantine"),
         Err(error) => tracing::error!(path = %path.display(), why, %error, "cannot put a run folder into quarantine"),

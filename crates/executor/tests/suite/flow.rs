@@ -182,6 +182,28 @@ fn what_is_beyond_the_capacity_is_handed_back_and_what_is_known_is_not_run_twice
 }
 
 #[test]
+fn an_executor_that_can_make_nothing_ready_gives_back_and_takes_nothing_until_it_can() {
+    let controller = Controller::start();
+    let place = Place::near(&controller);
+    let daemon = place.start();
+    until("it is there", || controller.world().pings.last() == Some(&4));
+    let runs = place.data_dir().join("runs");
+    std::fs::remove_dir(&runs).unwrap();
+    std::fs::write(&runs, "no folder").unwrap();
+    let id = controller.assign(&sh("true"));
+    until("it is handed back", || controller.record(id, 1).handed_back.is_some());
+    let message = controller.record(id, 1).handed_back.unwrap();
+    assert!(message.contains("could not write its run folder"), "{message}");
+    until("no slot is free", || controller.world().pings.last() == Some(&0));
+    std::fs::remove_file(&runs).unwrap();
+    std::fs::create_dir(&runs).unwrap();
+    until("the slots are free again", || controller.world().pings.last() == Some(&4));
+    let id = controller.assign(&sh("true"));
+    assert_eq!(shown(&controller.ended(id).ending().unwrap()), "SUCCEEDED  Some(0) ");
+    daemon.stop();
+}
+
+#[test]
 fn a_hundred_jobs_at_once_come_out_right() {
     let controller = Controller::start();
     let mut place = Place::near(&controller);

@@ -41,8 +41,11 @@ fn a_job_outlives_its_executor_and_its_log_is_whole() {
         }
         let run_dir = place.run_dir();
         assert_eq!(place.journal().len(), 2, "the job runs on");
+        controller.world().attempts.get_mut(&(id.to_string(), 1)).unwrap().runs_as = None;
         let daemon = place.start();
         until("the attempt is named", || held_by_last_hello(&controller) == [id.to_string()]);
+        let runs_as = format!("pid {}", place.journal()[1]);
+        until("it is shown as running", || controller.record(id, 1).runs_as.as_ref() == Some(&runs_as));
         fs::write(run_dir.join("work/go"), "").unwrap();
         let record = controller.ended(id);
         assert!(expected(&record.text()), "{:?}", record.text());
@@ -171,12 +174,16 @@ fn what_cannot_be_understood_is_put_aside_and_is_no_hindrance() {
     }
     fs::write(runs.join("half-removed/output"), "something").unwrap();
     fs::write(runs.join("a-file"), "something").unwrap();
+    fs::create_dir(runs.join("secret")).unwrap();
+    fs::write(runs.join("secret/journal"), "{\"version\":99,\"env\":{\"KEY\":\"hunter2\"}}\n").unwrap();
     let daemon = place.start();
     let id = controller.assign(&sh("echo x"));
     assert_eq!(controller.ended(id).text(), "x\n");
     let mut aside = place.list("quarantine");
     aside.sort();
-    assert_eq!(aside, ["a-file", "junk", "newer"]);
+    assert_eq!(aside, ["a-file", "junk", "newer", "secret"]);
+    let journal = fs::read_to_string(place.data_dir().join("quarantine/secret/journal")).unwrap();
+    assert_eq!(journal, "{\"env\":{},\"version\":99}\n");
     until("nothing else is left", || place.list("runs").is_empty());
     daemon.stop();
 }
@@ -194,5 +201,25 @@ fn an_executor_that_is_stopping_hands_back_or_leaves_to_the_next_what_has_not_be
     controller.world().hold_starting = false;
     let daemon = place.start();
     assert_eq!(controller.ended(id).text(), "x\n");
+    daemon.stop();
+}
+
+#[test]
+fn a_log_of_which_the_controller_has_more_than_a_power_loss_left_here_ends_all_the_same() {
+    let controller = Controller::start();
+    let place = Place::near(&controller);
+    let daemon = place.start();
+    let id = controller.assign(&sh("seq 1 1000; while ! [ -e go ]; do sleep 0.02; done; exit 4"));
+    controller.logged(id, "1000\n");
+    daemon.kill();
+    let run_dir = place.run_dir();
+    fs::write(run_dir.join("work/go"), "").unwrap();
+    until("the job ends", || place.journal().len() == 3);
+    fs::OpenOptions::new().write(true).open(run_dir.join("output")).unwrap().set_len(10).unwrap();
+    let daemon = place.start();
+    let record = controller.ended(id);
+    assert_eq!((record.ending().unwrap().exit_code, record.finished.unwrap().log_size), (Some(4), 10));
+    until("nothing is left", || place.list("runs").is_empty());
+    assert!(place.list("quarantine").is_empty());
     daemon.stop();
 }
