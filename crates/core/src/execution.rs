@@ -4,6 +4,7 @@
 //! What holds for every sequence of events: a terminal state never changes; an event that bears an old fence changes nothing but the
 //! record of its own, lost attempt; an attempt starts at most once.
 
+mod event;
 mod state;
 
 use std::time::Duration;
@@ -18,6 +19,7 @@ use crate::id::{CatalogName, ExecutionId, ExecutorId, JobName};
 use crate::label::Labels;
 use crate::timing::Timing;
 
+pub use event::{Applied, Event, Refusal};
 pub use state::{Reason, State};
 
 /// What makes one claim different from every other: each call on behalf of an attempt bears it, and a call with another is refused.
@@ -171,91 +173,6 @@ pub struct Execution {
     /// Its attempts, oldest first; at most [`Execution::MAX_ATTEMPTS`].
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub attempts: Vec<Attempt>,
-}
-
-/// Something that happens to an execution.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Event {
-    /// An executor was chosen.
-    Claim {
-        /// Who.
-        executor: ExecutorId,
-        /// Drawn at random.
-        nonce: u64,
-    },
-    /// The claim goes back to the queue: nothing was started.
-    Unclaim {
-        /// Which claim.
-        fence: Fence,
-        /// Why.
-        reason: Reason,
-        /// The reason in a sentence.
-        message: String,
-    },
-    /// The executor is about to start the job.
-    Start {
-        /// Which claim.
-        fence: Fence,
-    },
-    /// The job runs.
-    Run {
-        /// Which claim.
-        fence: Fence,
-        /// What it is where it runs.
-        runs_as: String,
-    },
-    /// The attempt ended.
-    Finish {
-        /// Which claim.
-        fence: Fence,
-        /// How.
-        ending: Ending,
-        /// Its log, sealed.
-        log: Option<LogSeal>,
-    },
-    /// The executor was not heard of for too long.
-    Lose {
-        /// Which claim.
-        fence: Fence,
-        /// Why, in a sentence.
-        message: String,
-    },
-    /// Someone wants it stopped.
-    Cancel {
-        /// Who.
-        by: String,
-    },
-    /// It has waited in the queue for too long.
-    ExpireInQueue,
-}
-
-/// What an event did.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Applied {
-    /// The execution changed and must be stored.
-    Changed,
-    /// The event had already happened, or does not matter any more; repeating it does no harm.
-    Unchanged,
-}
-
-/// Why an event was refused. Nothing changed.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum Refusal {
-    /// The execution has ended.
-    #[error("the execution has already ended: {0}")]
-    Ended(State),
-    /// The event bears the fence of another claim.
-    #[error("attempt {attempt} is not the current claim any more")]
-    StaleFence {
-        /// The attempt that the event speaks for.
-        attempt: u32,
-    },
-    /// The event does not fit the state.
-    #[error("not possible while {0}")]
-    State(State),
-    /// An ending that is not terminal.
-    #[error("{0} is not an outcome")]
-    NotAnOutcome(State),
 }
 
 /// What a submission brings beside the job.

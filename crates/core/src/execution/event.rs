@@ -1,0 +1,90 @@
+//! What happens to executions, and what comes of it.
+
+use crate::id::ExecutorId;
+
+use super::{Ending, Fence, LogSeal, Reason, State};
+
+/// Something that happens to an execution.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Event {
+    /// An executor was chosen.
+    Claim {
+        /// Who.
+        executor: ExecutorId,
+        /// Drawn at random.
+        nonce: u64,
+    },
+    /// The claim goes back to the queue: nothing was started.
+    Unclaim {
+        /// Which claim.
+        fence: Fence,
+        /// Why.
+        reason: Reason,
+        /// The reason in a sentence.
+        message: String,
+    },
+    /// The executor is about to start the job.
+    Start {
+        /// Which claim.
+        fence: Fence,
+    },
+    /// The job runs.
+    Run {
+        /// Which claim.
+        fence: Fence,
+        /// What it is where it runs.
+        runs_as: String,
+    },
+    /// The attempt ended.
+    Finish {
+        /// Which claim.
+        fence: Fence,
+        /// How.
+        ending: Ending,
+        /// Its log, sealed.
+        log: Option<LogSeal>,
+    },
+    /// The executor was not heard of for too long.
+    Lose {
+        /// Which claim.
+        fence: Fence,
+        /// Why, in a sentence.
+        message: String,
+    },
+    /// Someone wants it stopped.
+    Cancel {
+        /// Who.
+        by: String,
+    },
+    /// It has waited in the queue for too long.
+    ExpireInQueue,
+}
+
+/// What an event did.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Applied {
+    /// The execution changed and must be stored.
+    Changed,
+    /// The event had already happened, or does not matter any more; repeating it does no harm.
+    Unchanged,
+}
+
+/// Why an event was refused. Nothing changed.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum Refusal {
+    /// The execution has ended.
+    #[error("the execution has already ended: {0}")]
+    Ended(State),
+    /// The event bears the fence of another claim.
+    #[error("attempt {attempt} is not the current claim any more")]
+    StaleFence {
+        /// The attempt that the event speaks for.
+        attempt: u32,
+    },
+    /// The event does not fit the state.
+    #[error("not possible while {0}")]
+    State(State),
+    /// An ending that is not terminal.
+    #[error("{0} is not an outcome")]
+    NotAnOutcome(State),
+}
