@@ -5,8 +5,11 @@ use std::io::Read as _;
 use std::path::{Path, PathBuf};
 
 use clap::Args;
+use octavius_catalog::Document;
 use octavius_core::argument::Arguments;
 use octavius_core::limit::ARGUMENTS_BYTES;
+use serde::de::{EnumAccess, IgnoredAny, MapAccess, SeqAccess, Visitor};
+use serde::{Deserialize, Deserializer};
 
 use crate::env;
 use crate::error::{Failure, Outcome};
@@ -121,35 +124,122 @@ fn read_file(path: &Path) -> Outcome<Result<Arguments, Vec<String>>> {
     Ok(parse_map(&text))
 }
 
+/// What a file may hold, as far as it matters here. Not serde_yaml's own value: that takes no number of more than 64 bits.
+enum Plain {
+    Null,
+    Text(String),
+    /// A number; its text is looked up in the file.
+    Number,
+    Map(Vec<(Plain, Plain)>),
+    Other,
+}
+
+impl<'de> Deserialize<'de> for Plain {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Visit;
+        impl<'de> Visitor<'de> for Visit {
+            type Value = Plain;
+            fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+                f.write_str("a value")
+            }
+            fn visit_unit<E>(self) -> Result<Plain, E> {
+                Ok(Plain::Null)
+            }
+            fn visit_none<E>(self) -> Result<Plain, E> {
+                Ok(Plain::Null)
+            }
+            fn visit_some<D: Deserializer<'de>>(self, deserializer: D) -> Result<Plain, D::Error> {
+                deserializer.deserialize_any(self)
+            }
+            fn visit_bool<E>(self, value: bool) -> Result<Plain, E> {
+                Ok(Plain::Text(value.to_string()))
+            }
+            fn visit_str<E>(self, text: &str) -> Result<Plain, E> {
+                Ok(Plain::Text(text.to_owned()))
+            }
+            fn visit_i64<E>(self, _: i64) -> Result<Plain, E> {
+                Ok(Plain::Number)
+            }
+            fn visit_u64<E>(self, _: u64) -> Result<Plain, E> {
+                Ok(Plain::Number)
+            }
+            fn visit_i128<E>(self, _: i128) -> Result<Plain, E> {
+                Ok(Plain::Number)
+            }
+            fn visit_u128<E>(self, _: u128) -> Result<Plain, E> {
+                Ok(Plain::Number)
+            }
+            fn visit_f64<E>(self, _: f64) -> Result<Plain, E> {
+                Ok(Plain::Number)
+            }
+            fn visit_seq<A: SeqAccess<'de>>(self, mut items: A) -> Result<Plain, A::Error> {
+                while items.next_element::<IgnoredAny>()?.is_some() {}
+                Ok(Plain::Other)
+            }
+            fn visit_map<A: MapAccess<'de>>(self, mut entries: A) -> Result<Plain, A::Error> {
+                let mut map = Vec::new();
+                while let Some(entry) = entries.next_entry()? {
+                    map.push(entry);
+                }
+                Ok(Plain::Map(map))
+            }
+            fn visit_enum<A: EnumAccess<'de>>(self, tagged: A) -> Result<Plain, A::Error> {
+                use serde::de::VariantAccess as _;
+                let (IgnoredAny, content) = tagged.variant()?;
+                content.newtype_variant::<IgnoredAny>()?;
+                Ok(Plain::Other)
+            }
+        }
+        deserializer.deserialize_any(Visit)
+    }
+}
+
 fn parse_map(text: &str) -> Result<Arguments, Vec<String>> {
-    use serde_yaml::Value;
     let map = match serde_yaml::from_str(text) {
-        Ok(Value::Mapping(map)) => map,
-        Ok(Value::Null) => return Ok(Arguments::new()),
+        Ok(Plain::Map(map)) => map,
+        Ok(Plain::Null) => return Ok(Arguments::new()),
         Ok(_) => return Err(vec!["a map from names to values is expected".into()]),
         // the parser's own message may quote a value
         Err(error) => {
             let place = error.location().map(|at| format!(" at line {}, column {}", at.line(), at.column())).unwrap_or_default();
-            return Err(vec![format!("neither YAML nor JSON{place}, or a name twice")]);
+            return Err(vec![format!("neither YAML nor JSON{place}")]);
         }
+    };
+    // a number arrives as it was written, `0x1F` and `1.50` alike: its text is taken from the file
+    let kind = if text.trim_start_matches('\u{feff}').trim_start().starts_with('{') { "args.json" } else { "args.yaml" };
+    let places = Document::index(kind, text.as_bytes());
+    let written = |name: &str| {
+        let pointer = format!("/{}", name.replace('~', "~0").replace('/', "~1"));
+        let span = places.as_ref()?.value(&pointer)?;
+        let (start, end) = (usize::try_from(span.start).ok()?, usize::try_from(span.end).ok()?);
+        let text = text.get(start..end)?.trim();
+        matches!(serde_yaml::from_str(text), Ok(Plain::Number)).then(|| text.to_owned())
     };
     let mut arguments = Arguments::new();
     let mut problems = Vec::new();
     for (name, value) in map {
-        let Some(name) = name.as_str() else {
+        let Plain::Text(name) = name else {
             problems.push("a name is not a text".to_owned());
             continue;
         };
-        let text = match value {
-            Value::String(text) => text,
-            Value::Bool(value) => value.to_string(),
-            Value::Number(number) => number.to_string(),
-            Value::Null | Value::Sequence(_) | Value::Mapping(_) | Value::Tagged(_) => {
+        let value = match value {
+            Plain::Text(text) => text,
+            Plain::Number => match written(&name) {
+                Some(text) => text,
+                None => {
+                    problems.push(format!("argument `{name}` is a number that cannot be taken as it is written: quote it"));
+                    continue;
+                }
+            },
+            Plain::Null | Plain::Map(_) | Plain::Other => {
                 problems.push(format!("argument `{name}` is neither a text nor a number nor true or false"));
                 continue;
             }
         };
-        arguments.insert(name.to_owned(), text);
+        if arguments.contains_key(&name) {
+            problems.push(format!("argument `{name}` is given twice"));
+        }
+        arguments.insert(name, value);
     }
     if problems.is_empty() { Ok(arguments) } else { Err(problems) }
 }
@@ -214,6 +304,16 @@ mod tests {
         assert_eq!(parse_map("a: [1]\nb: {}\n").unwrap_err().len(), 2);
         assert!(parse_map("- a").is_err());
         assert!(parse_map("a: 1\na: 2").is_err());
+    }
+
+    #[test]
+    fn numbers_arrive_as_they_were_written() {
+        let yaml = "a: 0x1F\nb: 1.50\nc: 1e3\nd: 123456789012345678901234567890\ne/f: 007\n";
+        let expected = [("a", "0x1F"), ("b", "1.50"), ("c", "1e3"), ("d", "123456789012345678901234567890"), ("e/f", "007")];
+        assert_eq!(parse_map(yaml).unwrap(), map(&expected));
+        let json = "{\n\t\"c\": 1e3,\n\t\"d\": 123456789012345678901234567890, \"é\": 1.50}";
+        assert_eq!(parse_map(json).unwrap(), map(&[("c", "1e3"), ("d", "123456789012345678901234567890"), ("é", "1.50")]));
+        assert!(parse_map("a: &x 1.50\n").unwrap_err()[0].contains("quote it"));
     }
 
     #[test]

@@ -8,6 +8,8 @@ use crate::commands::{
     apply, cancel, completion, config, controller, create, demo, describe, dev, diff, execute, executions, executor, executors,
     getlogs, history, list, schema, status, tokens, validate, version, whoami,
 };
+use crate::env;
+use crate::error::{Failure, Outcome};
 
 /// A job catalogue that a team reviews in pull requests and runs anywhere
 #[derive(Debug, Parser)]
@@ -136,14 +138,33 @@ pub fn command() -> clap::Command {
     command.help_template(help)
 }
 
+/// The tree of commands for parsing: a form of output in the environment that a command does not have is none of its business.
+#[must_use]
+pub fn parser() -> clap::Command {
+    match env::get(env::OUTPUT) {
+        Some(output) => without_output(command(), &output),
+        None => command(),
+    }
+}
+
+fn without_output(command: clap::Command, output: &str) -> clap::Command {
+    command
+        .mut_args(|arg| {
+            let ours = arg.get_env().is_some_and(|name| name == env::OUTPUT);
+            let has = arg.get_possible_values().iter().any(|value| value.matches(output, false));
+            if ours && !has { arg.env(clap::builder::Resettable::Reset) } else { arg }
+        })
+        .mut_subcommands(|command| without_output(command, output))
+}
+
 /// A job's name, as the argument or by the first Octavius' flag.
 #[derive(Debug, Clone, Args)]
 pub struct JobArgs {
     /// Name of the job
     #[arg(value_name = "NAME")]
     pub name: Option<String>,
-    /// Name of the job, as the first Octavius has it
-    #[arg(long, value_name = "NAME", env = crate::env::JOB_NAME, hide_short_help = true)]
+    /// Name of the job, as the first Octavius has it [env: OCTAVIUS_JOB_NAME]
+    #[arg(long, value_name = "NAME", hide_short_help = true)]
     pub job_name: Option<String>,
 }
 
@@ -151,10 +172,10 @@ impl JobArgs {
     /// The name.
     ///
     /// # Errors
-    /// Where none was given.
-    pub fn get(&self) -> crate::error::Outcome<&str> {
-        let given = self.name.as_deref().or(self.job_name.as_deref());
-        given.ok_or_else(|| crate::error::Failure::usage("no job is named").hint("give its NAME; `octavius list` shows them"))
+    /// Where none was given, or two.
+    pub fn get(&self) -> Outcome<String> {
+        let given = one("NAME", self.name.as_deref(), "--job-name", self.job_name.as_deref(), env::JOB_NAME)?;
+        given.ok_or_else(|| Failure::usage("no job is named").hint("give its NAME; `octavius list` shows them"))
     }
 }
 
@@ -164,8 +185,8 @@ pub struct IdArgs {
     /// The id, its last four or more characters, or @latest
     #[arg(value_name = "ID")]
     pub id: Option<String>,
-    /// The id, as the first Octavius has it
-    #[arg(long, value_name = "ID", env = crate::env::JOB_ID, hide_short_help = true)]
+    /// The id, as the first Octavius has it [env: OCTAVIUS_JOB_ID]
+    #[arg(long, value_name = "ID", hide_short_help = true)]
     pub job_id: Option<String>,
 }
 
@@ -173,14 +194,30 @@ impl IdArgs {
     /// The id.
     ///
     /// # Errors
-    /// Where none was given.
-    pub fn get(&self) -> crate::error::Outcome<&str> {
-        let given = self.id.as_deref().or(self.job_id.as_deref());
-        given.ok_or_else(|| {
-            crate::error::Failure::usage("no execution is named")
-                .hint("give its ID, or @latest; `octavius executions` shows them")
+    /// Where none was given, or two.
+    pub fn get(&self) -> Outcome<String> {
+        let given = one("ID", self.id.as_deref(), "--job-id", self.job_id.as_deref(), env::JOB_ID)?;
+        // ids are written in lower case; some programs show them in upper
+        given.map(|id| id.to_ascii_lowercase()).ok_or_else(|| {
+            Failure::usage("no execution is named").hint("give its ID, or @latest; `octavius executions` shows them")
         })
     }
+
+    /// Whether one stands on the command line.
+    #[must_use]
+    pub fn is_given(&self) -> bool {
+        self.id.is_some() || self.job_id.is_some()
+    }
+}
+
+/// The value that an argument or its flag gives, or else a variable: it weighs less than both, and they must not differ.
+fn one(argument: &str, given: Option<&str>, flag: &str, flagged: Option<&str>, variable: &str) -> Outcome<Option<String>> {
+    if let (Some(one), Some(other)) = (given, flagged)
+        && one != other
+    {
+        return Err(Failure::usage(format!("{argument} and {flag} name two different things")).hint("give one of them"));
+    }
+    Ok(given.or(flagged).map(str::to_owned).or_else(|| env::get(variable)))
 }
 
 #[cfg(test)]
@@ -206,6 +243,9 @@ mod tests {
     /// Flags that consent to harm must be written out each time.
     const CONSENT: [&str; 4] = ["yes", "prune", "allow-empty", "max-deletions"];
 
+    /// What `cancel` takes many executions by: a variable that was set for a list must not choose what is stopped.
+    const SELECTORS: [&str; 3] = ["state", "job-name", "all"];
+
     #[test]
     fn every_flag_has_its_variable_except_those_that_consent() {
         fn walk(command: &clap::Command, path: &str, problems: &mut Vec<String>, used: &mut BTreeSet<String>) {
@@ -216,7 +256,8 @@ mod tests {
                 let in_help = told.split("[env: ").nth(1).and_then(|rest| rest.split([',', ']']).next()).map(str::to_owned);
                 let name = own.or(in_help);
                 used.extend(name.clone());
-                match (CONSENT.contains(&long), &name) {
+                let selects = path.ends_with(" cancel") && SELECTORS.contains(&long);
+                match (CONSENT.contains(&long) || selects, &name) {
                     (true, Some(name)) => problems.push(format!("{path} --{long} consents and has {name}")),
                     (false, None) => problems.push(format!("{path} --{long} has no variable")),
                     (false, Some(name)) if !crate::env::ALL.contains(&name.as_str()) => {

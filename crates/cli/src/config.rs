@@ -17,6 +17,9 @@ use crate::error::{Failure, Outcome};
 /// The file's name, in `./` and `~/.octavius/`.
 pub const FILE_NAME: &str = "octavius_client.yaml";
 
+/// What the top of a file is called where a context is chosen or listed.
+pub const TOP: &str = "default";
+
 /// How long is waited for a controller where nothing is said: the first Octavius' default.
 const DEFAULT_TIMEOUT: Duration = Duration::from_secs(10);
 
@@ -115,11 +118,26 @@ impl ClientFile {
         self.contexts.values().chain([&self.top]).any(|entry| entry.access_token.is_some())
     }
 
+    /// Whether a name means what stands at the top: [`TOP`] does, where no context is called so.
+    #[must_use]
+    pub fn is_top(&self, name: &str) -> bool {
+        name == TOP && !self.contexts.contains_key(name)
+    }
+
+    /// Whether the top names a controller.
+    #[must_use]
+    pub fn has_top(&self) -> bool {
+        self.top.cp_host.is_some()
+    }
+
     /// The context of this name.
     ///
     /// # Errors
     /// Where there is none: names the nearest.
     pub fn context(&self, name: &str) -> Outcome<&Entry> {
+        if self.is_top(name) && self.has_top() {
+            return Ok(&self.top);
+        }
         self.contexts.get(name).ok_or_else(|| {
             let failure = Failure::usage(format!("no context `{name}` in the configuration"));
             let names = self.contexts.keys().map(String::as_str);
@@ -220,6 +238,8 @@ pub struct Resolved {
     pub addresses: Vec<Address>,
     /// The token.
     pub token: Option<String>,
+    /// Where the token came from: a flag, a variable, a file.
+    pub token_source: Option<String>,
     /// The user's address.
     pub email_id: Option<String>,
     /// Longest wait for a controller.
@@ -399,16 +419,18 @@ pub fn resolve(args: &ConnectArgs) -> Outcome<Resolved> {
     let given = given_token(args, &mut warnings)?;
     // A repository that was cloned may bring a file that names its own host: no token from elsewhere is sent there.
     let foreign = !host_is_given && located.as_ref().is_some_and(|located| located.found == Found::Here);
-    let token = match given {
+    let in_file = located.as_ref().map(|located| located.path.display().to_string());
+    let (token, token_source) = match given {
         Some((_, source)) if foreign => {
             warnings.push(format!(
                 "the token of {source} is not sent to the host that ./{FILE_NAME} names; pass `--config {FILE_NAME}` where that is meant"
             ));
-            entry.access_token
+            (entry.access_token, in_file)
         }
-        Some((token, _)) => Some(token),
-        None => entry.access_token,
+        Some((token, source)) => (Some(token), Some(source.to_owned())),
+        None => (entry.access_token, in_file),
     };
+    let token_source = token_source.filter(|_| token.is_some());
     let timeout = match args.time_out.map_or_else(given_timeout, |seconds| Ok(Some(seconds)))?.or(entry.connection_timeout_secs) {
         None | Some(0) => DEFAULT_TIMEOUT,
         Some(seconds) => Duration::from_secs(seconds.min(24 * 3600)),
@@ -416,6 +438,7 @@ pub fn resolve(args: &ConnectArgs) -> Outcome<Resolved> {
     Ok(Resolved {
         addresses: Address::parse_list(&host)?,
         token,
+        token_source,
         email_id: args
             .email_id
             .clone()

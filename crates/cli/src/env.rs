@@ -1,5 +1,6 @@
 //! Every environment variable that `octavius` reads. A flag `--some-thing` has `OCTAVIUS_SOME_THING`, with the same meaning and less weight;
-//! flags that consent to harm (`--yes`, `--prune`, `--allow-empty`, `--max-deletions`) have none, and a test holds both rules.
+//! flags that consent to harm (`--yes`, `--prune`, `--allow-empty`, `--max-deletions`), and those
+//! by which `cancel` chooses several, have none; a test holds these rules.
 
 use std::ffi::OsString;
 

@@ -86,13 +86,10 @@ impl Failure {
     }
 }
 
-/// Standard output that is closed ends the command, quietly; anything else that goes wrong there is told.
+/// What goes wrong on standard output; that it is closed is [`crate::output::Shell`]'s to know.
 impl From<io::Error> for Failure {
     fn from(error: io::Error) -> Self {
-        match error.kind() {
-            io::ErrorKind::BrokenPipe => Self::quiet(Exit::Done),
-            _ => Self::new(Exit::Fault, anyhow::Error::new(error).context("cannot write to standard output")),
-        }
+        Self::new(Exit::Fault, anyhow::Error::new(error).context("cannot write to standard output"))
     }
 }
 
@@ -182,12 +179,5 @@ mod tests {
         let failure = Failure::from(fault);
         assert_eq!(failure.exit, Exit::Usage);
         assert_eq!(failure.details, ["another \u{fffd}[31mthing"]);
-    }
-
-    #[test]
-    fn a_closed_pipe_is_quiet() {
-        let failure = Failure::from(io::Error::from(io::ErrorKind::BrokenPipe));
-        assert!(failure.error.is_none());
-        assert_eq!(failure.exit, Exit::Done);
     }
 }

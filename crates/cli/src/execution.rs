@@ -202,9 +202,17 @@ pub fn render(execution: &v1::Execution, waiting: &[String], commit: &str, now: 
         out.push_str(&format!("{name:<11} {}\n", line(value)));
     }
     if !execution.attempts.is_empty() {
-        out.push_str(&timeline(&execution.attempts));
+        out.push_str(&timeline(execution));
     }
     for attempt in &execution.attempts {
+        // why the last one ended is why the execution did, which the first line says
+        let told = has_ended(execution) && execution.attempts.last().is_some_and(|last| last.number == attempt.number);
+        if let Some(ending) = attempt.ending.as_ref().filter(|_| !told) {
+            let because = because(&ending.reason, &ending.message);
+            if !because.is_empty() {
+                out.push_str(&format!("attempt {} {}: {because}\n", attempt.number, state_name(ending.outcome)));
+            }
+        }
         if let Some(late) = &attempt.late {
             let because = because(&late.reason, &late.message);
             let because = if because.is_empty() { String::new() } else { format!(": {because}") };
@@ -224,24 +232,24 @@ pub fn render(execution: &v1::Execution, waiting: &[String], commit: &str, now: 
     out
 }
 
-fn timeline(attempts: &[v1::Attempt]) -> String {
-    let rows = attempts.iter().map(|attempt| {
-        let outcome = attempt.ending.as_ref().map(|ending| {
-            let because = because(&ending.reason, &ending.message);
-            if because.is_empty() {
-                state_name(ending.outcome).to_owned()
-            } else {
-                format!("{}: {because}", state_name(ending.outcome))
-            }
-        });
+/// The attempts in a table of 80 columns: the date is above, and here only where it is another one.
+fn timeline(execution: &v1::Execution) -> String {
+    let created = from_wire(execution.created_at.as_ref());
+    let day = |at: Timestamp| at.strftime("%Y-%m-%d").to_string();
+    let clock = |at: Option<&prost_types::Timestamp>| match from_wire(at) {
+        None => String::new(),
+        Some(at) if created.is_some_and(|created| day(created) == day(at)) => at.strftime("%H:%M:%S").to_string(),
+        Some(at) => at.strftime("%m-%d %H:%M").to_string(),
+    };
+    let rows = execution.attempts.iter().map(|attempt| {
         vec![
             attempt.number.to_string(),
             attempt.executor.clone(),
-            wire_time(attempt.claimed_at.as_ref()),
-            wire_time(attempt.starting_at.as_ref()),
-            wire_time(attempt.running_at.as_ref()),
-            wire_time(attempt.ended_at.as_ref()),
-            outcome.unwrap_or_default(),
+            clock(attempt.claimed_at.as_ref()),
+            clock(attempt.starting_at.as_ref()),
+            clock(attempt.running_at.as_ref()),
+            clock(attempt.ended_at.as_ref()),
+            attempt.ending.as_ref().map(|ending| state_name(ending.outcome).to_owned()).unwrap_or_default(),
         ]
     });
     table::render(&["ATTEMPT", "EXECUTOR", "CLAIMED", "STARTING", "RUNNING", "ENDED", "OUTCOME"], rows, None)

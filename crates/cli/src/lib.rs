@@ -40,8 +40,8 @@ pub struct Context {
 #[must_use]
 pub fn main() -> ExitCode {
     let parsed = match std::env::args_os().len() {
-        0 | 1 => cli::command().try_get_matches_from(["octavius", "-h"]),
-        _ => cli::command().try_get_matches(),
+        0 | 1 => cli::parser().try_get_matches_from(["octavius", "-h"]),
+        _ => cli::parser().try_get_matches(),
     };
     let cli = match parsed.and_then(|matches| Cli::from_arg_matches(&matches)) {
         Ok(cli) => cli,

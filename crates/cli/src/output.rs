@@ -2,6 +2,8 @@
 //! and errors. Colour and cutting to the width of the window happen on a terminal only.
 
 use std::io::{self, IsTerminal as _, Write as _};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use anstyle::{AnsiColor, Style};
 use serde_json::Value;
@@ -23,6 +25,8 @@ pub struct Shell {
     color_stderr: bool,
     /// Columns of the terminal on standard output, where it is one.
     pub width: Option<u16>,
+    /// Whether whoever read standard output has gone: `| head`. The command goes on to its own exit code, and prints no more.
+    closed: Arc<AtomicBool>,
 }
 
 const ERROR: Style = AnsiColor::Red.on_default().bold();
@@ -47,6 +51,7 @@ impl Shell {
             color_stdout: stdout_is_terminal && !plain,
             color_stderr: stderr_is_terminal && !plain,
             width,
+            closed: Arc::default(),
         }
     }
 
@@ -65,7 +70,7 @@ impl Shell {
     /// Text on standard output, as it is.
     ///
     /// # Errors
-    /// Where standard output is closed, which is quiet, or cannot be written.
+    /// Where standard output cannot be written. That nobody reads it any more is no error: see [`Shell::is_closed`].
     pub fn print(&self, text: &str) -> Outcome<()> {
         self.bytes(text.as_bytes())
     }
@@ -75,10 +80,27 @@ impl Shell {
     /// # Errors
     /// As [`Shell::print`].
     pub fn line(&self, text: &str) -> Outcome<()> {
+        self.write(&[text.as_bytes(), b"\n"])
+    }
+
+    /// Whether standard output was found closed: what has no end and no answer of its own may stop.
+    #[must_use]
+    pub fn is_closed(&self) -> bool {
+        self.closed.load(Ordering::Relaxed)
+    }
+
+    fn write(&self, parts: &[&[u8]]) -> Outcome<()> {
+        if self.is_closed() {
+            return Ok(());
+        }
         let mut stdout = io::stdout().lock();
-        stdout.write_all(text.as_bytes())?;
-        stdout.write_all(b"\n")?;
-        Ok(stdout.flush()?)
+        match parts.iter().try_for_each(|part| stdout.write_all(part)).and_then(|()| stdout.flush()) {
+            Err(error) if error.kind() == io::ErrorKind::BrokenPipe => {
+                self.closed.store(true, Ordering::Relaxed);
+                Ok(())
+            }
+            written => Ok(written?),
+        }
     }
 
     /// A line on standard output, where there is someone to read it: a daemon runs on without.
@@ -91,9 +113,7 @@ impl Shell {
     /// # Errors
     /// As [`Shell::print`].
     pub fn bytes(&self, bytes: &[u8]) -> Outcome<()> {
-        let mut stdout = io::stdout().lock();
-        stdout.write_all(bytes)?;
-        Ok(stdout.flush()?)
+        self.write(&[bytes])
     }
 
     /// A value as JSON, indented, with `format_version` first.

@@ -43,11 +43,10 @@ pub fn type_back(shell: &Shell, question: &str, word: &str) -> Outcome<()> {
 pub fn value(shell: &Shell, question: &str, hidden: bool, check: impl Fn(&str) -> Result<(), String>) -> Outcome<String> {
     debug_assert!(shell.interactive);
     let question = sanitize::line(question);
+    let check = |text: &String| if text.is_empty() { Err("a value is needed".to_owned()) } else { check(text) };
     if hidden {
-        let check = |text: &String| check(text);
-        Password::new().with_prompt(question).validate_with(check).interact().map_err(interrupted)
+        Password::new().with_prompt(question).allow_empty_password(true).validate_with(check).interact().map_err(interrupted)
     } else {
-        let check = |text: &String| check(text);
-        Input::new().with_prompt(question).validate_with(check).interact_text().map_err(interrupted)
+        Input::new().with_prompt(question).allow_empty(true).validate_with(check).interact_text().map_err(interrupted)
     }
 }

@@ -48,9 +48,13 @@ const APPLY_WAIT: Duration = Duration::from_secs(120);
 pub fn read(path: &Path) -> Outcome<(Loaded, Option<Provenance>)> {
     let mut files = read_dir(path, &Limits::default()).map_err(unreadable)?;
     let provenance = git::provenance(path).map_err(|error| Failure::new(Exit::Usage, error))?;
-    if let Some(provenance) = &provenance {
-        files.file_prefix.clone_from(&provenance.prefix);
-    }
+    files.file_prefix = match &provenance {
+        Some(provenance) => provenance.prefix.clone(),
+        // Where it lies on this machine means nothing to others; its own name does.
+        None => {
+            path.canonicalize().ok().and_then(|path| Some(path.file_name()?.to_string_lossy().into_owned())).unwrap_or_default()
+        }
+    };
     Ok((load(&files), provenance))
 }
 

@@ -82,8 +82,17 @@ impl Session {
     pub async fn call_within<T>(&self, limit: Duration, call: impl Future<Output = Result<Response<T>, Status>>) -> Outcome<T> {
         match tokio::time::timeout(limit, call).await {
             Ok(Ok(response)) => Ok(response.into_inner()),
-            Ok(Err(status)) => Err(status.into()),
+            Ok(Err(status)) => Err(self.with_source(status.into())),
             Err(_) => Err(self.no_answer(limit)),
+        }
+    }
+
+    /// Says of a token that was refused where it came from: several places may hold one.
+    fn with_source(&self, failure: Failure) -> Failure {
+        match (&self.resolved.token_source, failure.exit) {
+            (Some(source), Exit::NotSignedIn) => failure.hint(format!("the token came from {source}")),
+            (None, Exit::NotSignedIn) if self.resolved.token.is_none() => failure.hint("no token is set"),
+            _ => failure,
         }
     }
 

@@ -13,8 +13,14 @@ const GAP: usize = 2;
 /// A cell is not cut to less than this, and a window that is too narrow even so is left to wrap.
 const NARROWEST: usize = 8;
 
-/// A table of `header` over `rows`; ends in a line break. Where the window's `width` is known, the widest columns are cut so that a row
-/// stays on one line.
+/// Columns of free text: what is cut first.
+const FREE_TEXT: [&str; 6] = ["DESCRIPTION", "FILE", "LABELS", "RUNS", "CHANGES", "OUTCOME"];
+
+/// Columns that mean nothing once they are cut: what is cut last, and only where that helps.
+const STIFF: [&str; 9] = ["STATE", "CREATED", "APPLIED", "LAST SEEN", "REGISTERED", "EXPIRES", "DURATION", "ROLE", "RUNNING"];
+
+/// A table of `header` over `rows`; ends in a line break. Where the window's `width` is known, columns are cut so that a row stays on one
+/// line: free text first, and never the first column, which names what the row is about. A window too narrow even so is left to wrap.
 ///
 /// Ours and not a library's: a list of 1,000 jobs spent half its time in one, and this is all that is needed.
 #[must_use]
@@ -27,7 +33,7 @@ pub fn render(header: &[&str], rows: impl IntoIterator<Item = Vec<String>>, widt
         }
     }
     if let Some(window) = width {
-        fit(&mut widths, window.into());
+        fit(header, &mut widths, window.into());
     }
     let mut text = String::with_capacity((rows.len() + 1) * (widths.iter().sum::<usize>() + widths.len() * GAP + 1));
     write_row(&mut text, header.iter().copied(), &widths);
@@ -37,13 +43,28 @@ pub fn render(header: &[&str], rows: impl IntoIterator<Item = Vec<String>>, widt
     text
 }
 
-/// Takes from the widest column until all fit the window.
-fn fit(widths: &mut [usize], window: usize) {
+/// Takes from the columns until all fit the window: from the widest of the free text, then of the others, then of the stiff ones.
+fn fit(header: &[&str], widths: &mut [usize], window: usize) {
     let mut over = (widths.iter().sum::<usize>() + widths.len().saturating_sub(1) * GAP).saturating_sub(window);
-    while over > 0 {
-        let Some(widest) = widths.iter_mut().max().filter(|widest| **widest > NARROWEST) else { return };
-        *widest -= 1;
-        over -= 1;
+    let rank = |column: usize| match header.get(column) {
+        Some(name) if column > 0 && FREE_TEXT.contains(name) => 0,
+        Some(name) if column > 0 && STIFF.contains(name) => 2,
+        Some(name) if column > 0 && *name != "ID" => 1,
+        _ => 3,
+    };
+    for turn in 0..3 {
+        let room: usize =
+            (0..widths.len()).filter(|&column| rank(column) == turn).map(|column| widths[column].saturating_sub(NARROWEST)).sum();
+        if turn == 2 && room < over {
+            return; // rows wrap anyway: they wrap whole
+        }
+        while over > 0 {
+            let columns = widths.iter_mut().enumerate().filter(|(column, _)| rank(*column) == turn);
+            let widest = columns.map(|(_, width)| width).max().filter(|widest| **widest > NARROWEST);
+            let Some(widest) = widest else { break };
+            *widest -= 1;
+            over -= 1;
+        }
     }
 }
 
@@ -143,8 +164,21 @@ mod tests {
     fn wide_characters_take_the_room_that_they_take() {
         let rows = vec![vec!["退款".into(), "b".into()], vec!["abc".into(), "b".into()]];
         assert_eq!(render(&["A", "B"], rows, None), "A     B\n退款  b\nabc   b\n");
-        let text = render(&["A"], [vec!["退款退款退款退款".into()]], Some(9));
-        assert_eq!(text, "A\n退款退款…\n");
+        let text = render(&["A", "B"], [vec!["b".into(), "退款退款退款退款".into()]], Some(12));
+        assert_eq!(text, "A  B\nb  退款退款…\n");
+    }
+
+    #[test]
+    fn what_names_the_row_is_never_cut() {
+        let id = "0k3v7q2m8d5x1n4r6t9w0b9f2q";
+        let rows = || [vec![id.into(), "a-job-with-a-long-name".into(), "succeeded".into(), "some free text, quite long".into()]];
+        let header = ["ID", "JOB", "STATE", "DESCRIPTION"];
+        let text = render(&header, rows(), Some(74));
+        assert!(text.contains("a-job-with-a-long-name") && text.contains("succeeded") && text.contains('…'), "{text}");
+        assert!(text.lines().all(|line| line.width() <= 74), "{text}");
+        for width in 1..80 {
+            assert!(render(&header, rows(), Some(width)).contains(id));
+        }
     }
 
     #[test]

@@ -97,6 +97,8 @@ pub trait LogSink {
     fn gap(&mut self, gap: &v1::LogGap);
     /// Another attempt's log begins.
     fn attempt(&mut self, _number: u32) {}
+    /// The attempt's log is sealed, and not what its executor says that the job printed.
+    fn damaged(&mut self, _attempt: u32) {}
 }
 
 /// How far a log has been read.
@@ -202,7 +204,12 @@ async fn read_once(
                 sink.gap(&gap);
                 *position = Position { attempt: gap.attempt, offset: gap.offset + gap.size };
             }
-            Some(Part::End(_)) => return Ok(true),
+            Some(Part::End(end)) => {
+                if end.damaged {
+                    sink.damaged(end.attempt);
+                }
+                return Ok(true);
+            }
             // something that a newer controller says
             None => {}
         }

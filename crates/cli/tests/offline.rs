@@ -43,6 +43,10 @@ fn ran(command: &mut Command) -> Ran {
     Ran { code: output.status.code().unwrap(), stdout: text(output.stdout), stderr: text(output.stderr) }
 }
 
+fn ran_with(folder: &Path, arguments: &[&str], name: &str, value: &str) -> Ran {
+    ran(octavius(folder).args(arguments).env(name, value))
+}
+
 /// An address at which nothing listens.
 fn closed_port() -> String {
     TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().to_string()
@@ -77,6 +81,12 @@ fn usage_errors_end_with_2_and_suggest() {
         (&["status"], "no execution is named"),
         (&["cancel"], "no execution is named"),
         (&["execute", "a", "--arg", "b"], "is not NAME=VALUE"),
+        (&["cancel", "abcd", "--state", "queued"], "do not go together"),
+        (&["describe", "a", "--job-name", "b"], "two different things"),
+        (&["status", "abcd", "--job-id", "efgh"], "two different things"),
+        (&["execute", "a", "--wait-timeout", "1s"], "--wait-timeout without --wait"),
+        (&["status", "abcd", "--wait-timeout", "1s"], "--wait-timeout without --wait"),
+        (&["execute", "a", "--follow", "-o", "json"], "--follow prints the log"),
     ] {
         let ran = run(folder.path(), arguments);
         assert_eq!((ran.code, ran.stdout.as_str()), (2, ""), "{arguments:?}: {}", ran.stderr);
@@ -129,9 +139,26 @@ fn an_execution_of_which_no_answer_came_can_be_repeated_safely() {
     let folder = folder();
     let silent = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = silent.local_addr().unwrap().to_string();
-    let ran = run(folder.path(), &["execute", "refund", "--arg", "why=it's so", "--cp-host", &address, "--time-out", "1"]);
+    let ran = run(folder.path(), &["execute", "refund", "--arg", "pin=secret", "--cp-host", &address, "--time-out", "1"]);
     assert_eq!((ran.code, ran.stdout.as_str()), (4, ""), "{}", ran.stderr);
-    assert!(ran.stderr.contains(r"octavius execute refund --arg 'why=it'\''s so' --idempotency-key 0"), "{}", ran.stderr);
+    assert!(ran.stderr.contains("run the same command again with --idempotency-key 0"), "{}", ran.stderr);
+    assert!(!ran.stderr.contains("secret"), "{}", ran.stderr);
+    let ran = run(folder.path(), &["execute", "refund", "--cp-host", &closed_port(), "--time-out", "1"]);
+    assert_eq!(ran.code, 4, "{}", ran.stderr);
+    assert!(ran.stderr.contains("nothing was sent"), "{}", ran.stderr);
+}
+
+#[test]
+fn several_are_not_cancelled_by_habit() {
+    let folder = folder();
+    let ran = run(folder.path(), &["cancel", "--job-name", "a", "--cp-host", "h:1"]);
+    assert_eq!(ran.code, 3, "{}", ran.stderr);
+    assert!(ran.stderr.contains("pass --yes"), "{}", ran.stderr);
+    for selector in ["OCTAVIUS_STATE", "OCTAVIUS_JOB_NAME", "OCTAVIUS_ALL"] {
+        let ran = ran_with(folder.path(), &["cancel", "--cp-host", "h:1", "--yes"], selector, "running");
+        assert_eq!(ran.code, 2, "{}", ran.stderr);
+        assert!(ran.stderr.contains("no execution is named"), "{}", ran.stderr);
+    }
 }
 
 #[test]
@@ -163,6 +190,17 @@ fn a_closed_pipe_is_quiet() {
     let mut stderr = String::new();
     child.stderr.take().unwrap().read_to_string(&mut stderr).unwrap();
     assert_eq!((child.wait().unwrap().code(), stderr.as_str()), (Some(0), ""));
+}
+
+#[test]
+fn a_closed_pipe_does_not_turn_no_into_yes() {
+    let folder = folder();
+    write(&folder.path().join("catalog/octavius.yaml"), "catalog: support\n", 0o644);
+    write(&folder.path().join("catalog/a.yaml"), "name: a\ncomand: [a]\n", 0o644);
+    let (reader, writer) = std::io::pipe().unwrap();
+    drop(reader); // as `| true` does
+    let output = octavius(folder.path()).arg("validate").stdout(writer).stderr(Stdio::piped()).output().unwrap();
+    assert_eq!((output.status.code(), output.stderr.as_slice()), (Some(1), &b""[..]));
 }
 
 #[test]
@@ -231,9 +269,34 @@ fn contexts_are_chosen_and_near_misses_suggested() {
     assert_eq!(run(folder.path(), &["config", "contexts"]).stdout, "* prod\n  stage\n");
     assert_eq!(run(folder.path(), &["config", "use", "stage"]).code, 0);
     assert_eq!(run(folder.path(), &["config", "contexts"]).stdout, "  prod\n* stage\n");
+    // what stands at the top is called `default`
+    assert_eq!(run(folder.path(), &["config", "--cp-host", "c:3"]).code, 0);
+    assert_eq!(run(folder.path(), &["config", "use", "default"]).code, 0);
+    assert_eq!(run(folder.path(), &["config", "contexts"]).stdout, "* default\n  prod\n  stage\n");
     let ran = run(folder.path(), &["list", "--context", "pord"]);
     assert_eq!(ran.code, 2);
     assert!(ran.stderr.contains("did you mean `prod`?"), "{}", ran.stderr);
+}
+
+#[test]
+fn a_first_context_beside_a_controller_is_not_switched_to() {
+    let folder = folder();
+    assert_eq!(run(folder.path(), &["config", "--cp-host", "a:1"]).code, 0);
+    let ran = run(folder.path(), &["config", "--context", "prod", "--cp-host", "b:2"]);
+    assert!(ran.stderr.contains("context default is in use") && ran.stderr.contains("config use prod"), "{}", ran.stderr);
+    assert_eq!(run(folder.path(), &["config", "contexts"]).stdout, "* default\n  prod\n");
+}
+
+#[test]
+fn a_form_in_the_environment_that_a_command_does_not_have_is_ignored() {
+    let folder = folder();
+    for form in ["wide", "nonsense"] {
+        let ran = ran_with(folder.path(), &["version"], "OCTAVIUS_OUTPUT", form);
+        assert_eq!((ran.code, ran.stdout.starts_with("client ")), (0, true), "{}", ran.stderr);
+    }
+    assert!(ran_with(folder.path(), &["version"], "OCTAVIUS_OUTPUT", "json").stdout.starts_with('{'));
+    let ran = run(folder.path(), &["create", "--job-path", "none.yaml"]);
+    assert!(ran.code == 2 && ran.stderr.contains("no file at none.yaml"), "{}", ran.stderr);
 }
 
 #[test]

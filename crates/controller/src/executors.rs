@@ -328,7 +328,7 @@ impl Executors {
             };
             match heard {
                 Ok(Ok(Some(SessionRequest { say: Some(session_request::Say::Ping(ping)) }))) => {
-                    self.fleet.heard(&executor, ping.free)
+                    self.fleet.heard(&executor, ping.free);
                 }
                 Ok(Ok(Some(_))) => {} // what a newer executor may say
                 Ok(Ok(None)) => return ("the executor ended it", presence),

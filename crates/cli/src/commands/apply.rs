@@ -50,7 +50,15 @@ pub async fn run(context: &Context, args: &ApplyArgs) -> Outcome {
     let remote = remote_catalog::observe(&session, &local.name, &local.loaded.jobs).await?;
     let options =
         PlanOptions { prune: args.prune, max_deletions: args.max_deletions.unwrap_or_default(), allow_empty: args.allow_empty };
-    let plan = remote_catalog::make_plan(&local.name, &remote, &local.loaded.jobs, &options)?;
+    let made = remote_catalog::make_plan(&local.name, &remote, &local.loaded.jobs, &options);
+    // a plan that goes too far is shown all the same: how else would one see whether it is meant
+    let (plan, refusal) = match made {
+        Err(refusal) if refusal.exit == Exit::Refused => {
+            let all = PlanOptions { max_deletions: MaxDeletions::Count(usize::MAX), allow_empty: true, ..options };
+            (remote_catalog::make_plan(&local.name, &remote, &local.loaded.jobs, &all)?, Some(refusal))
+        }
+        made => (made?, None),
+    };
     let header = remote_catalog::header(&session, &local.name, &remote, local.provenance.as_ref());
     let notes = super::diff::notes(&session, &plan).await;
     let show = |color| render::render_text(&plan, &RenderOptions { color, header: Some(header.clone()), notes: notes.clone() });
@@ -58,9 +66,12 @@ pub async fn run(context: &Context, args: &ApplyArgs) -> Outcome {
         if !args.output.structured(shell, || plan.report())? {
             shell.print(&show(shell.color()))?;
         }
-        return Ok(Exit::Done);
+        return refusal.map_or(Ok(Exit::Done), Err);
     }
     shell.stderr(&show(shell.color_stderr()));
+    if let Some(refusal) = refusal {
+        return Err(refusal);
+    }
     if !plan.changes_anything() {
         print(context, args.output, remote.number(), &plan.summary)?;
         return Ok(Exit::Done);

@@ -5,6 +5,7 @@ use octavius_core::{State, Timestamp};
 use octavius_proto::{to_state, v1};
 use serde_json::json;
 
+use crate::cli::IdArgs;
 use crate::error::{Failure, Outcome};
 use crate::execution::{sentence, summary};
 use crate::exit::Exit;
@@ -16,22 +17,18 @@ use crate::{Context, env, prompt};
 /// Flags of `octavius cancel`.
 #[derive(Debug, Args)]
 pub struct CancelArgs {
-    /// The id, its last four or more characters, or @latest
-    #[arg(value_name = "ID")]
-    id: Option<String>,
-    /// The id, as the first Octavius has it
-    #[arg(long, value_name = "ID", env = env::JOB_ID, hide_short_help = true)]
-    job_id: Option<String>,
+    #[command(flatten)]
+    id: IdArgs,
     /// Instead of one: those in this state
-    #[arg(long, value_name = "STATE", value_delimiter = ',', value_parser = super::executions::parse_state, env = env::STATE)]
+    #[arg(long, value_name = "STATE", value_delimiter = ',', value_parser = super::executions::parse_state)]
     state: Vec<State>,
     /// Instead of one: those of this job
-    #[arg(long, value_name = "NAME", env = env::JOB_NAME)]
+    #[arg(long, value_name = "NAME")]
     job_name: Option<String>,
     /// With --state or --job-name: everyone's, not only yours
-    #[arg(long, env = env::ALL_USERS, value_parser = clap::builder::BoolishValueParser::new())]
+    #[arg(long)]
     all: bool,
-    /// Do not ask
+    /// Do not ask; several without a terminal need it
     #[arg(short, long)]
     yes: bool,
     /// Form of the output
@@ -48,17 +45,19 @@ const MOST: usize = 10_000;
 /// Where there is no such execution, it may not be cancelled, or the controller cannot be reached.
 pub async fn run(context: &Context, args: &CancelArgs) -> Outcome {
     let shell = &context.shell;
-    let cancelled = match args.id.as_ref().or(args.job_id.as_ref()) {
-        Some(id) => {
-            let session = Session::open(context).await?;
-            vec![cancel(&session, id).await?]
-        }
-        None if args.state.is_empty() && args.job_name.is_none() => {
-            return Err(
-                Failure::usage("no execution is named").hint("give its ID, or --state queued --job-name NAME for several")
-            );
-        }
-        None => several(context, args).await?,
+    let selects = !args.state.is_empty() || args.job_name.is_some();
+    if args.id.is_given() && (selects || args.all) {
+        return Err(Failure::usage("an ID and --state, --job-name or --all do not go together")
+            .hint("give the ID alone to cancel one, or the flags alone to cancel several"));
+    }
+    let cancelled = if selects {
+        several(context, args).await?
+    } else if args.all {
+        return Err(Failure::usage("--all goes with --state or --job-name").hint("--state queued, --job-name NAME, or both"));
+    } else {
+        let id = args.id.get().map_err(|failure| failure.hint("for several: --state queued --job-name NAME"))?;
+        let session = Session::open(context).await?;
+        vec![cancel(&session, &id).await?]
     };
     if args.output.structured(shell, || json!({ "executions": cancelled.iter().map(summary).collect::<Vec<_>>() }))? {
         return Ok(Exit::Done);
@@ -87,6 +86,10 @@ async fn cancel(session: &Session, id: &str) -> Outcome<v1::Execution> {
 }
 
 async fn several(context: &Context, args: &CancelArgs) -> Outcome<Vec<v1::Execution>> {
+    if !context.shell.interactive && !args.yes {
+        return Err(Failure::refused("several executions may be cancelled, and there is no terminal to ask at")
+            .hint("pass --yes where that is meant; `octavius executions` with the same flags shows which"));
+    }
     let live = || State::ALL.into_iter().filter(|state| !state.is_terminal()).collect();
     let states: Vec<State> = if args.state.is_empty() { live() } else { args.state.clone() };
     let session = Session::open(context).await?;
@@ -96,7 +99,7 @@ async fn several(context: &Context, args: &CancelArgs) -> Outcome<Vec<v1::Execut
         states: states.into_iter().map(|state| to_state(state).into()).collect(),
         ..Default::default()
     };
-    let found = super::executions::fetch(&session, request, MOST).await?;
+    let (found, more) = super::executions::fetch(&session, request, MOST).await?;
     if context.shell.interactive && !args.yes && !found.is_empty() {
         let word = if found.len() == 1 { "execution" } else { "executions" };
         prompt::confirm(&context.shell, &format!("cancel {} {word} on {}?", found.len(), session.name()))?;
@@ -104,6 +107,9 @@ async fn several(context: &Context, args: &CancelArgs) -> Outcome<Vec<v1::Execut
     let mut cancelled = Vec::with_capacity(found.len());
     for execution in found {
         cancelled.push(cancel(&session, &execution.id).await?);
+    }
+    if more {
+        context.shell.warn(&format!("these are {MOST}, and there are more: run it again for them"));
     }
     Ok(cancelled)
 }

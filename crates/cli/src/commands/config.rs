@@ -6,7 +6,7 @@ use clap::{Args, Subcommand};
 use octavius_proto::client::Address;
 use serde_json::{Value, json};
 
-use crate::config::{ClientFile, Entry, Located, given_token, home_path, locate, read, write};
+use crate::config::{ClientFile, Entry, Located, TOP, given_token, home_path, locate, read, write};
 use crate::error::{Failure, Outcome};
 use crate::exit::Exit;
 use crate::output::Format;
@@ -91,11 +91,14 @@ fn set(context: &Context) -> Outcome {
     let path = target(context)?;
     let mut file = read(&path)?.unwrap_or_default();
     let entry = match &flags.context {
-        Some(name) => {
-            file.current_context.get_or_insert_with(|| name.clone());
+        Some(name) if !file.is_top(name) => {
+            // the first one is used, unless the top is: writing one beside it is no reason to go elsewhere
+            if !file.has_top() {
+                file.current_context.get_or_insert_with(|| name.clone());
+            }
             file.contexts.entry(name.clone()).or_default()
         }
-        None => &mut file.top,
+        _ => &mut file.top,
     };
     if token.is_none() && entry.access_token.is_some() && flags.cp_host.is_some() && flags.cp_host != entry.cp_host {
         // the token belongs to the host that it was set with
@@ -108,8 +111,17 @@ fn set(context: &Context) -> Outcome {
     replace(access_token, token);
     replace(connection_timeout_secs, flags.time_out);
     write(&path, &file)?;
-    context.shell.note(&format!("written to {}", path.display()));
+    let named = env::get(env::CONTEXT).unwrap_or_else(|| current(&file).to_owned());
+    context.shell.note(&format!("written to {}; context {} is in use", path.display(), line(&named)));
+    if flags.context.as_ref().is_some_and(|written| *written != named) {
+        context.shell.hint(&format!("octavius config use {}", flags.context.as_deref().map(line).unwrap_or_default()));
+    }
     Ok(Exit::Done)
+}
+
+/// The context that is used where none is named.
+fn current(file: &ClientFile) -> &str {
+    file.current_context.as_deref().unwrap_or(TOP)
 }
 
 fn replace<T>(slot: &mut Option<T>, given: Option<T>) {
@@ -166,15 +178,17 @@ fn view(context: &Context, args: &ViewArgs) -> Outcome {
 
 fn contexts(context: &Context, args: &ViewArgs) -> Outcome {
     let Located { file, .. } = existing(context)?;
-    let current = file.current_context.as_deref();
-    let value = || json!({ "current_context": current, "contexts": file.contexts.keys().collect::<Vec<_>>() });
+    let top = file.has_top() && file.is_top(TOP);
+    let names: Vec<&str> = top.then_some(TOP).into_iter().chain(file.contexts.keys().map(String::as_str)).collect();
+    let current = Some(current(&file)).filter(|current| names.contains(current));
+    let value = || json!({ "current_context": current, "contexts": names });
     if args.output.unwrap_or(Format::Text).structured(&context.shell, value)? {
         return Ok(Exit::Done);
     }
-    for name in file.contexts.keys() {
-        context.shell.line(&format!("{} {}", if Some(name.as_str()) == current { "*" } else { " " }, line(name)))?;
+    for name in &names {
+        context.shell.line(&format!("{} {}", if Some(*name) == current { "*" } else { " " }, line(name)))?;
     }
-    if file.contexts.is_empty() {
+    if names.is_empty() {
         context.shell.note("no contexts; `octavius config --context NAME --cp-host HOST:PORT` makes one");
     }
     Ok(Exit::Done)
@@ -183,7 +197,7 @@ fn contexts(context: &Context, args: &ViewArgs) -> Outcome {
 fn choose(context: &Context, name: &str) -> Outcome {
     let Located { path, mut file, .. } = existing(context)?;
     file.context(name)?;
-    file.current_context = Some(name.to_owned());
+    file.current_context = Some(name.to_owned()).filter(|name| !file.is_top(name));
     write(&path, &file)?;
     context.shell.note(&format!("{name} is used from now on ({})", path.display()));
     Ok(Exit::Done)

@@ -131,8 +131,13 @@ fn options(args: &StartArgs) -> Outcome<Options> {
 /// Where the folder cannot be used, or another process has it open.
 pub fn open_store(dir: &Path) -> Outcome<Arc<dyn Store>> {
     open_embedded(dir, EmbeddedOptions::default()).map_err(|error| {
+        let locked = error.to_string().contains("another process");
         let failure = Failure::new(Exit::Usage, error);
-        failure.hint("one process at a time has it; give this one a folder of its own, or stop the other")
+        if locked {
+            failure.hint("one process at a time has it; give this one a folder of its own, or stop the other")
+        } else {
+            failure
+        }
     })
 }
 
@@ -175,9 +180,12 @@ async fn serve(context: &Context, options: Options, stop: CancellationToken) -> 
         context.shell.note(&format!("an admin's token was written to {}", bootstrap_token_file.display()));
     }
     context.shell.announce(&format!("ready: octavius controller on {address}"));
-    stop.cancelled().await;
+    let failed = tokio::select! {
+        () = stop.cancelled() => false,
+        () = controller.failed() => true,
+    };
     controller.stop().await;
-    Ok(Exit::Done)
+    if failed { Err(Failure::fault("a part of the controller failed; start it again, nothing is lost")) } else { Ok(Exit::Done) }
 }
 
 #[cfg(test)]

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use clap::Args;
 use octavius_catalog::diagnostic::render_text;
-use octavius_catalog::{Limits, MaxDeletions, PlanOptions, load_file, read_file};
+use octavius_catalog::{Limits, MaxDeletions, PlanOptions, ReadError, load_file, read_file};
 use octavius_core::{CatalogName, JobName};
 use octavius_proto::reason;
 use serde_json::json;
@@ -72,7 +72,10 @@ async fn owned_elsewhere(session: &Session, mut failure: Failure, name: &str) ->
 pub async fn run(context: &Context, args: &CreateArgs) -> Outcome {
     let shell = &context.shell;
     let limits = Limits::default();
-    let bytes = read_file(&args.job_path, &limits).map_err(unreadable)?;
+    let bytes = read_file(&args.job_path, &limits).map_err(|error| match error {
+        ReadError::Missing(path) => Failure::usage(format!("no file at {}", path.display())),
+        error => unreadable(error),
+    })?;
     let loaded = load_file(&args.job_path.to_string_lossy(), &bytes, &limits);
     let findings: String = loaded.diagnostics.iter().map(|diagnostic| render_text(diagnostic, shell.color_stderr())).collect();
     shell.stderr(&findings);

@@ -57,6 +57,7 @@ pub async fn get_job(session: &Session, name: &str) -> Outcome<(JobDefinition, v
 /// Where the controller cannot be reached or refuses, or there is no such job.
 pub async fn run(context: &Context, args: &DescribeArgs) -> Outcome {
     let name = args.job.get()?;
+    let name = name.as_str();
     let session = Session::open(context).await?;
     let (mut executions, mut admin) = (session.connection().executions(), session.connection().admin());
     let listed = v1::ListExecutionsRequest { job: name.to_owned(), all: true, limit: LAST_EXECUTIONS, ..Default::default() };
@@ -123,10 +124,12 @@ fn default_of(argument: &Argument) -> String {
 }
 
 fn description_of(argument: &Argument) -> String {
+    // a table's cell is one line
+    let description = argument.description.split_whitespace().collect::<Vec<_>>().join(" ");
     match &argument.pattern {
-        Some(pattern) if argument.description.is_empty() => format!("matches {pattern}"),
-        Some(pattern) => format!("{} (matches {pattern})", argument.description),
-        None => argument.description.clone(),
+        Some(pattern) if description.is_empty() => format!("matches {pattern}"),
+        Some(pattern) => format!("{description} (matches {pattern})"),
+        None => description,
     }
 }
 
@@ -228,7 +231,7 @@ mod tests {
             "name": "refund-order", "description": "refund one order",
             "env_vars": {
                 "args": [
-                    {"name": "order", "description": "like A-1042", "required": true},
+                    {"name": "order", "description": "like\nA-1042\n", "required": true},
                     {"name": "reason", "enum": ["fraud", "goodwill"], "default": "goodwill"},
                     {"name": "pin", "sensitive": true, "default": "1234"},
                 ],

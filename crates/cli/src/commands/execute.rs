@@ -67,16 +67,35 @@ pub struct RunArgs {
 /// # Errors
 /// Where arguments are wrong, the controller cannot be reached or refuses, or the person declines.
 pub async fn run(context: &Context, args: &ExecuteArgs) -> Outcome {
-    let name = args.job.get()?.to_owned();
+    check(&args.run)?;
+    let name = args.job.get()?;
     let mut given = gather(&args.arguments)?;
     for warning in &given.warnings {
         context.shell.warn(warning);
     }
-    let session = Session::open(context).await?;
+    let session = Session::open(context).await.map_err(nothing_sent)?;
     if context.shell.interactive {
-        ask(context, &session, &name, &mut given.arguments).await?;
+        ask(context, &session, &name, &mut given.arguments).await.map_err(nothing_sent)?;
     }
     execute(context, session, name, given.arguments, &args.run).await
+}
+
+/// Refuses flags that say nothing together. One that stands in the environment is meant for other commands too.
+fn check(args: &RunArgs) -> Outcome<()> {
+    if args.wait_timeout.is_some() && !args.wait && !args.follow && !env::is_set(env::WAIT_TIMEOUT) {
+        return Err(Failure::usage("--wait-timeout without --wait or --follow: nothing is waited for"));
+    }
+    let set = env::is_set(env::OUTPUT) || env::is_set(env::FOLLOW);
+    if args.follow && args.output != Format::Id && !set {
+        return Err(Failure::usage("--follow prints the log on standard output, so there is no other form of the output")
+            .hint("--wait with the form, and then `octavius getlogs`"));
+    }
+    Ok(())
+}
+
+/// Before the call that makes the execution, a failure to reach the controller has changed nothing.
+fn nothing_sent(failure: Failure) -> Failure {
+    if failure.may_pass() { failure.hint("nothing was sent: it is safe to run the same command again") } else { failure }
 }
 
 /// Runs `octavius rerun`.
@@ -84,13 +103,14 @@ pub async fn run(context: &Context, args: &ExecuteArgs) -> Outcome {
 /// # Errors
 /// Where there is no such execution, its arguments are not all known, or the new one is refused.
 pub async fn rerun(context: &Context, args: &RerunArgs) -> Outcome {
-    let id = args.id.get()?.to_owned();
-    let session = Session::open(context).await?;
+    check(&args.run)?;
+    let id = args.id.get()?;
+    let session = Session::open(context).await.map_err(nothing_sent)?;
     let mut client = session.connection().executions();
-    let response = session.call(client.get_execution(v1::GetExecutionRequest { id })).await?;
+    let response = session.call(client.get_execution(v1::GetExecutionRequest { id })).await.map_err(nothing_sent)?;
     let before = response.execution.unwrap_or_default();
     let mut arguments: Arguments = before.arguments.into_iter().collect();
-    let (job, _) = get_job(&session, &before.job).await?;
+    let (job, _) = get_job(&session, &before.job).await.map_err(nothing_sent)?;
     let masked: Vec<String> = arguments
         .iter()
         .filter(|(name, value)| {
@@ -108,7 +128,7 @@ pub async fn rerun(context: &Context, args: &RerunArgs) -> Outcome {
         arguments.insert(name, value);
     }
     if context.shell.interactive {
-        ask(context, &session, &before.job, &mut arguments).await?;
+        ask(context, &session, &before.job, &mut arguments).await.map_err(nothing_sent)?;
     }
     execute(context, session, before.job, arguments, &args.run).await
 }
@@ -146,15 +166,19 @@ async fn execute(context: &Context, mut session: Session, job: String, arguments
         idempotency_key: if proposed.is_ok() { String::new() } else { key },
     };
     let id = submit(&mut session, &request).await.map_err(|failure| match failure.may_pass() {
-        true => failure
-            .hint(format!("it may or may not have been accepted; this line is safe to repeat:\n  {}", retry_line(&request))),
+        true => failure.hint(format!("it may or may not have been accepted; safe to repeat: {}", retry_line(&request))),
         false => failure,
     })?;
     let shell = &context.shell;
     if args.follow {
         shell.note(&id);
-    } else if !args.output.structured(shell, || json!({ "id": id }))? {
-        shell.line(&id)?;
+    } else {
+        let printed = match args.output.structured(shell, || json!({ "id": id })) {
+            Ok(false) => shell.line(&id),
+            printed => printed.map(|_| ()),
+        };
+        // it runs: whoever cannot read its id on standard output needs it all the more
+        printed.map_err(|failure| failure.context(format!("execution {id} was made")))?;
     }
     if args.wait || args.follow { attend(context, session, &id, args).await } else { Ok(Exit::Done) }
 }
@@ -178,21 +202,10 @@ async fn submit(session: &mut Session, request: &v1::ExecuteRequest) -> Outcome<
     }
 }
 
+/// How the call is made again and counts once; without the arguments, which may be sensitive.
 fn retry_line(request: &v1::ExecuteRequest) -> String {
-    let mut text = format!("octavius execute {}", shell_quoted(&request.job));
-    let mut arguments: Vec<_> = request.arguments.iter().collect();
-    arguments.sort_unstable();
-    for (name, value) in arguments {
-        text.push_str(&format!(" --arg {}", shell_quoted(&format!("{name}={value}"))));
-    }
-    if let Some(timeout) = &request.timeout {
-        let length =
-            std::time::Duration::new(u64::try_from(timeout.seconds).unwrap_or(0), u32::try_from(timeout.nanos).unwrap_or(0));
-        text.push_str(&format!(" --timeout {}", HumanDuration::new(length)));
-    }
     let key = if request.idempotency_key.is_empty() { &request.id } else { &request.idempotency_key };
-    text.push_str(&format!(" --idempotency-key {}", shell_quoted(key)));
-    text
+    format!("run the same command again with --idempotency-key {}", shell_quoted(key))
 }
 
 /// Waits for the end, with or without the log.
@@ -227,17 +240,15 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_line_that_retries_brings_the_same_call_again() {
-        let request = v1::ExecuteRequest {
+    fn the_line_that_retries_names_the_key_and_no_value() {
+        let mut request = v1::ExecuteRequest {
             id: "0k3v7q2m8d5x1n4r6t9w0b9f2q".into(),
             job: "refund".into(),
-            arguments: [("b".to_owned(), "it's, so".to_owned()), ("a".to_owned(), "1".to_owned())].into(),
-            timeout: Some(to_duration(std::time::Duration::from_secs(600))),
-            idempotency_key: String::new(),
+            arguments: [("pin".to_owned(), "1234".to_owned())].into(),
+            ..Default::default()
         };
-        assert_eq!(
-            retry_line(&request),
-            r"octavius execute refund --arg a=1 --arg 'b=it'\''s, so' --timeout 10m --idempotency-key 0k3v7q2m8d5x1n4r6t9w0b9f2q"
-        );
+        assert_eq!(retry_line(&request), "run the same command again with --idempotency-key 0k3v7q2m8d5x1n4r6t9w0b9f2q");
+        request.idempotency_key = "it's".into();
+        assert!(retry_line(&request).ends_with(r"--idempotency-key 'it'\''s'"));
     }
 }

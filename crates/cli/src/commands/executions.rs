@@ -83,11 +83,16 @@ pub fn row(execution: &v1::Execution, now: Timestamp) -> Vec<String> {
 /// Most executions in one answer.
 const PAGE: usize = 1000;
 
-/// All executions that fit a request, page by page, at most `limit`.
+/// All executions that fit a request, page by page, at most `limit`; and whether there are more. A page may be short, or empty, and
+/// others follow all the same.
 ///
 /// # Errors
 /// Where the controller cannot be reached or refuses.
-pub async fn fetch(session: &Session, mut request: v1::ListExecutionsRequest, limit: usize) -> Outcome<Vec<v1::Execution>> {
+pub async fn fetch(
+    session: &Session,
+    mut request: v1::ListExecutionsRequest,
+    limit: usize,
+) -> Outcome<(Vec<v1::Execution>, bool)> {
     let mut client = session.connection().executions();
     let mut executions = Vec::new();
     while executions.len() < limit {
@@ -95,11 +100,11 @@ pub async fn fetch(session: &Session, mut request: v1::ListExecutionsRequest, li
         let page = session.call(client.list_executions(request.clone())).await?;
         executions.extend(page.executions);
         if page.next_page_token.is_empty() {
-            break;
+            return Ok((executions, false));
         }
         request.page_token = page.next_page_token;
     }
-    Ok(executions)
+    Ok((executions, true))
 }
 
 /// Runs the command.
@@ -120,9 +125,12 @@ pub async fn run(context: &Context, args: &ExecutionsArgs) -> Outcome {
         limit: 0,
         page_token: String::new(),
     };
-    let executions = fetch(&session, request, usize::try_from(args.limit).unwrap_or(usize::MAX)).await?;
+    let (executions, truncated) = fetch(&session, request, usize::try_from(args.limit).unwrap_or(usize::MAX)).await?;
     let shell = &context.shell;
-    if args.output.structured(shell, || json!({ "executions": executions.iter().map(summary).collect::<Vec<_>>() }))? {
+    if args.output.structured(
+        shell,
+        || json!({ "executions": executions.iter().map(summary).collect::<Vec<_>>(), "truncated": truncated }),
+    )? {
         return Ok(Exit::Done);
     }
     match args.output {
@@ -131,12 +139,21 @@ pub async fn run(context: &Context, args: &ExecutionsArgs) -> Outcome {
                 .print(&executions.iter().map(|execution| format!("{}\n", sanitize::line(&execution.id))).collect::<String>())?;
         }
         _ if executions.is_empty() => {
-            shell.note(if args.all { "no executions" } else { "no executions of yours; `--all` shows everyone's" });
+            let narrowed = args.job_name.is_some() || args.user.is_some() || !args.state.is_empty() || args.since.is_some();
+            shell.note(match (narrowed, args.all || args.user.is_some()) {
+                (true, true) => "no execution matches",
+                (true, false) => "no execution of yours matches; `--all` looks at everyone's",
+                (false, true) => "no executions",
+                (false, false) => "no executions of yours; `--all` shows everyone's",
+            });
         }
         _ => {
             let now = Timestamp::now();
             shell.print(&table::render(&HEADER, executions.iter().map(|execution| row(execution, now)), shell.width))?;
         }
+    }
+    if truncated {
+        shell.note(&format!("{} shown; --limit for more", executions.len()));
     }
     Ok(Exit::Done)
 }

@@ -319,12 +319,34 @@ async fn start(context: &Context, args: &StartArgs) -> Outcome {
         connect_timeout: common.connect_timeout,
         timing,
     };
+    take_turn(&options.data_dir).await?;
     context.shell.announce(&format!("ready: octavius executor {}", options.id));
     until_signal(&context.shell, |stop| async {
         octavius_executor::run(options, stop).await.map_err(failure)?;
         Ok(Exit::Done)
     })
     .await
+}
+
+/// Longest wait for another executor that is just ending.
+const LOCK_PATIENCE: Duration = Duration::from_secs(1);
+
+/// Sees that no other executor has the data folder, before this one says that it is ready. The executor takes it by itself, and looks again.
+async fn take_turn(data_dir: &Path) -> Outcome<()> {
+    let begun = std::time::Instant::now();
+    loop {
+        // what else may be wrong with the folder, the executor tells
+        let Ok(file) = std::fs::File::open(data_dir.join("lock")) else { return Ok(()) };
+        match file.try_lock() {
+            Err(std::fs::TryLockError::WouldBlock) if begun.elapsed() < LOCK_PATIENCE => {
+                tokio::time::sleep(Duration::from_millis(20)).await;
+            }
+            Err(std::fs::TryLockError::WouldBlock) => {
+                return Err(failure(ExecutorError::DataDirInUse { path: data_dir.to_owned() }));
+            }
+            Ok(()) | Err(std::fs::TryLockError::Error(_)) => return Ok(()),
+        }
+    }
 }
 
 /// Refuses labels that a job could not ask for.

@@ -43,15 +43,33 @@ pub struct GetlogsArgs {
 #[derive(Debug)]
 pub struct TerminalSink<'a> {
     shell: &'a Shell,
-    file: Option<(File, PathBuf)>,
+    file: Option<LogFile>,
     cleaner: Option<Cleaner>,
+    /// Whether a reader that has gone ends it: there is nothing else that it is read for.
+    ends_when_closed: bool,
+}
+
+/// A file that is opened, and emptied, when the first bytes come: a log that cannot be read leaves the one before as it is.
+#[derive(Debug)]
+struct LogFile {
+    path: PathBuf,
+    file: Option<File>,
+}
+
+impl LogFile {
+    fn open(&mut self) -> std::io::Result<&mut File> {
+        Ok(match &mut self.file {
+            Some(file) => file,
+            empty => empty.insert(File::create(&self.path)?),
+        })
+    }
 }
 
 impl<'a> TerminalSink<'a> {
     /// To standard output.
     #[must_use]
     pub fn stdout(shell: &'a Shell, raw: bool) -> Self {
-        Self { shell, file: None, cleaner: (shell.stdout_is_terminal && !raw).then(Cleaner::default) }
+        Self { shell, file: None, cleaner: (shell.stdout_is_terminal && !raw).then(Cleaner::default), ends_when_closed: false }
     }
 
     /// Ends the output.
@@ -62,8 +80,8 @@ impl<'a> TerminalSink<'a> {
         if let Some(cleaner) = &mut self.cleaner {
             self.shell.print(cleaner.finish())?;
         }
-        if let Some((file, path)) = &mut self.file {
-            file.sync_all().map_err(|error| Failure::file("write", path, error))?;
+        if let Some(file) = &mut self.file {
+            file.open().and_then(std::io::Write::flush).map_err(|error| Failure::file("write", &file.path, error))?;
         }
         Ok(())
     }
@@ -72,10 +90,13 @@ impl<'a> TerminalSink<'a> {
 impl LogSink for TerminalSink<'_> {
     fn bytes(&mut self, bytes: &[u8]) -> Outcome<()> {
         match (&mut self.file, &mut self.cleaner) {
-            (Some((file, path)), _) => file.write_all(bytes).map_err(|error| Failure::file("write", path, error)),
-            (None, Some(cleaner)) => self.shell.print(&cleaner.clean(bytes)),
-            (None, None) => self.shell.bytes(bytes),
+            (Some(file), _) => {
+                return file.open().and_then(|to| to.write_all(bytes)).map_err(|error| Failure::file("write", &file.path, error));
+            }
+            (None, Some(cleaner)) => self.shell.print(&cleaner.clean(bytes))?,
+            (None, None) => self.shell.bytes(bytes)?,
         }
+        if self.ends_when_closed && self.shell.is_closed() { Err(Failure::quiet(Exit::Done)) } else { Ok(()) }
     }
 
     fn gap(&mut self, gap: &v1::LogGap) {
@@ -86,6 +107,12 @@ impl LogSink for TerminalSink<'_> {
     fn attempt(&mut self, number: u32) {
         self.shell.note(&format!("attempt {number}"));
     }
+
+    fn damaged(&mut self, attempt: u32) {
+        self.shell.warn(&format!(
+            "the log of attempt {attempt} is not whole: its executor's count or checksum differs from what was kept"
+        ));
+    }
 }
 
 /// Runs the command.
@@ -95,11 +122,11 @@ impl LogSink for TerminalSink<'_> {
 pub async fn run(context: &Context, args: &GetlogsArgs) -> Outcome {
     let id = args.id.get()?;
     let mut session = Session::open(context).await?;
-    let id = if args.follow { whole_id(&session, id).await? } else { id.to_owned() };
-    let mut sink = TerminalSink::stdout(&context.shell, args.raw);
+    let id = if args.follow { whole_id(&session, &id).await? } else { id };
+    let mut sink = TerminalSink { ends_when_closed: true, ..TerminalSink::stdout(&context.shell, args.raw) };
     if let Some(path) = &args.output_file {
-        let file = File::create(path).map_err(|error| Failure::file("write", path, error))?;
-        sink = TerminalSink { shell: &context.shell, file: Some((file, path.clone())), cleaner: None };
+        let file = LogFile { path: path.clone(), file: None };
+        sink = TerminalSink { shell: &context.shell, file: Some(file), cleaner: None, ends_when_closed: false };
     }
     let request = LogRequest {
         id,
@@ -109,7 +136,10 @@ pub async fn run(context: &Context, args: &GetlogsArgs) -> Outcome {
     };
     let work = wait::read_log(context, &mut session, &request, &mut sink);
     let waited = wait::bounded(None, work).await?;
-    sink.finish()?;
+    // interrupted before anything came: the file is left as it was
+    if matches!(waited, Waited::Done(())) || sink.file.as_ref().is_none_or(|file| file.file.is_some()) {
+        sink.finish()?;
+    }
     Ok(match waited {
         Waited::Done(()) => Exit::Done,
         Waited::TimedOut | Waited::Interrupted => Exit::Interrupted,

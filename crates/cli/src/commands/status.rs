@@ -5,7 +5,7 @@ use octavius_core::{HumanDuration, Timestamp};
 use octavius_proto::v1;
 
 use crate::cli::IdArgs;
-use crate::error::Outcome;
+use crate::error::{Failure, Outcome};
 use crate::execution::{render, whole};
 use crate::exit::Exit;
 use crate::output::Format;
@@ -66,10 +66,12 @@ async fn commit_of(session: &Session, execution: &v1::Execution) -> String {
 /// # Errors
 /// Where there is no such execution, or the controller cannot be reached.
 pub async fn run(context: &Context, args: &StatusArgs) -> Outcome {
-    let id = args.id.get()?;
+    let mut id = args.id.get()?;
+    if args.wait_timeout.is_some() && !args.wait && !env::is_set(env::WAIT_TIMEOUT) {
+        return Err(Failure::usage("--wait-timeout without --wait: nothing is waited for"));
+    }
     let mut session = Session::open(context).await?;
     let mut exit = Exit::Done;
-    let mut id = id.to_owned();
     if args.wait {
         id = whole_id(&session, &id).await?;
         let work = wait::until_ended(context, &mut session, &id);
