@@ -93,6 +93,9 @@ impl Session {
                 }
                 End::Refused(fault) if fault.reason == reason::SESSION_EXISTS => {
                     // The old session may be one that the controller has not found dead yet.
+                    if taken_since.is_none() {
+                        tracing::warn!("another executor with this id has a session; waiting whether it ends");
+                    }
                     let since = *taken_since.get_or_insert_with(Instant::now);
                     if since.elapsed() > self.timing.ping_deadline + 3 * self.timing.ping_interval {
                         return Err(ExecutorError::SessionExists { id: self.id.clone() });
