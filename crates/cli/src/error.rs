@@ -110,7 +110,7 @@ impl From<Status> for Failure {
         let broken = std::error::Error::source(&status).is_some() && fault.reason.is_empty();
         if broken {
             fault.code = tonic::Code::Unavailable;
-            fault.message = format!("the connection to the controller broke: {}", root_cause(&status));
+            fault.message = format!("the connection to the controller broke: {}", octavius_proto::client::root_cause(&status));
         }
         fault.into()
     }
@@ -156,14 +156,6 @@ fn hint_for(fault: &Fault) -> Option<&'static str> {
         _ if fault.code == tonic::Code::Unimplemented => "the controller may be older than this client: `octavius version`",
         _ => return None,
     })
-}
-
-fn root_cause(error: &dyn std::error::Error) -> String {
-    let mut last: &dyn std::error::Error = error;
-    while let Some(source) = last.source() {
-        last = source;
-    }
-    last.to_string().to_lowercase()
 }
 
 #[cfg(test)]

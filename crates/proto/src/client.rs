@@ -29,12 +29,10 @@ pub enum ConnectError {
     #[error("the token holds characters that no token has")]
     Token,
     /// No address answered.
-    #[error("no controller answered within {}: {}", octavius_core::HumanDuration::new(*timeout), tried.join("; "))]
+    #[error("no controller answered: {}", tried.join("; "))]
     Unreachable {
         /// Each address with what went wrong there.
         tried: Vec<String>,
-        /// How long was tried.
-        timeout: Duration,
     },
 }
 
@@ -131,10 +129,10 @@ impl Connection {
                     return Ok(Self { service, address: address.clone() });
                 }
                 Ok(Err(error)) => tried.push(format!("{address}: {}", root_cause(&error))),
-                Err(_) => tried.push(format!("{address}: no answer")),
+                Err(_) => tried.push(format!("{address}: no answer within {}", octavius_core::HumanDuration::new(share))),
             }
         }
-        Err(ConnectError::Unreachable { tried, timeout })
+        Err(ConnectError::Unreachable { tried })
     }
 
     /// The controller's address.
@@ -175,7 +173,8 @@ impl Connection {
 }
 
 /// What is at the bottom of an error: "connection refused" says more than "transport error".
-fn root_cause(error: &dyn std::error::Error) -> String {
+#[must_use]
+pub fn root_cause(error: &dyn std::error::Error) -> String {
     let mut last: &dyn std::error::Error = error;
     while let Some(source) = last.source() {
         last = source;
