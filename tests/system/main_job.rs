@@ -136,6 +136,8 @@ fn a_run_over_its_timeout_ends_as_timed_out() -> Result<()> {
     assert_eq!(client.status(ended.stdout.trim())?["reason"], "DEADLINE");
     let waited = client.run(&["execute", "sleep", "--wait", "--wait-timeout", "1s"])?.expect(124)?;
     client.run(&["cancel", waited.stdout.trim()])?.expect(0)?;
+    // Its job would outlive this test otherwise: jobs outlive their executors.
+    client.run(&["status", waited.stdout.trim(), "--wait"])?.expect(5)?;
     Ok(())
 }
 
