@@ -91,7 +91,7 @@ impl Fault {
 
     /// Adds a fact.
     #[must_use]
-    pub fn with(mut self, key: &str, value: impl ToString) -> Self {
+    pub fn with(mut self, key: &str, value: impl std::fmt::Display) -> Self {
         self.metadata.push((key.to_owned(), value.to_string()));
         self
     }
