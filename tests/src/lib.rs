@@ -1,11 +1,24 @@
 //! The harness of the whole-system tests and benchmarks: the real binary in real processes, each test in a folder and an environment of
 //! its own, with waits that are bounded and say what they saw last.
 
+pub mod caller;
+pub mod checker;
+pub mod cluster;
+mod etcd;
+pub mod history;
+mod kubernetes;
 mod process;
+mod proxy;
+mod random;
+pub mod workload;
 mod world;
 
-pub use process::{Daemon, Output};
-pub use world::{Client, World};
+pub use etcd::{Etcd, EtcdOptions, free_ports};
+pub use kubernetes::{Component, Kubernetes, Namespace, Paused};
+pub use process::{Daemon, Output, cpu_time};
+pub use proxy::{Direction, Mode, Proxy};
+pub use random::Random;
+pub use world::{Client, Special, World};
 
 use std::time::{Duration, Instant};
 
@@ -29,4 +42,23 @@ pub fn eventually<T>(what: &str, mut look: impl FnMut() -> Result<T>) -> Result<
         }
         pause = (pause * 2).min(Duration::from_millis(200));
     }
+}
+
+/// Makes two tests of each function that is named, which takes a [`World`]: one on the embedded store, one on etcd.
+#[macro_export]
+macro_rules! on_every_store {
+    ($($test:ident),+ $(,)?) => {
+        mod embedded {
+            $(#[test]
+            fn $test() -> anyhow::Result<()> {
+                super::$test(&$crate::World::new()?)
+            })+
+        }
+        mod etcd {
+            $(#[test]
+            fn $test() -> anyhow::Result<()> {
+                super::$test(&$crate::World::on_etcd()?)
+            })+
+        }
+    };
 }

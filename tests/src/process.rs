@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
+use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail};
 use rustix::process::{Pid, Signal, kill_process};
@@ -64,6 +65,9 @@ pub(crate) fn run(command: &mut Command) -> Result<Output> {
     })
 }
 
+/// How much of what a daemon says is kept, the newest half of it at least.
+const SAID_BYTES: usize = 4 << 20;
+
 /// A process that goes on until it is stopped; killed when it is dropped.
 #[derive(Debug)]
 pub struct Daemon {
@@ -82,6 +86,10 @@ impl Daemon {
         let keep = |said: &Arc<Mutex<String>>, line: &str| {
             if let Ok(mut said) = said.lock() {
                 said.push_str(line);
+                if said.len() > SAID_BYTES {
+                    let half = said.char_indices().map(|(at, _)| at).find(|at| *at >= SAID_BYTES / 2);
+                    said.drain(..half.unwrap_or_default());
+                }
             }
         };
         let mut readers = Vec::new();
@@ -120,6 +128,14 @@ impl Daemon {
     #[must_use]
     pub fn said(&self) -> String {
         self.said.lock().map(|said| said.clone()).unwrap_or_default()
+    }
+
+    /// Whether it has not ended yet.
+    ///
+    /// # Errors
+    /// Where that cannot be found out.
+    pub fn is_running(&mut self) -> Result<bool> {
+        Ok(self.child.try_wait()?.is_none())
     }
 
     /// Sends a signal.
@@ -162,6 +178,18 @@ impl Daemon {
         let kib: u64 = line.split_whitespace().nth(1).context("no number")?.parse()?;
         Ok(kib * 1024)
     }
+}
+
+/// The processor time that a process has used so far.
+///
+/// # Errors
+/// Where there is no such process.
+pub fn cpu_time(pid: u32) -> Result<Duration> {
+    let stat = std::fs::read_to_string(Path::new("/proc").join(pid.to_string()).join("stat"))?;
+    // The second field is the program's name in brackets, which may hold anything; utime and stime are the 14th and 15th.
+    let (_, after) = stat.rsplit_once(')').context("no name")?;
+    let ticks: u64 = after.split_whitespace().skip(11).take(2).map(|field| field.parse::<u64>().unwrap_or_default()).sum();
+    Ok(Duration::from_secs_f64(ticks as f64 / rustix::param::clock_ticks_per_second() as f64))
 }
 
 impl Drop for Daemon {

@@ -312,6 +312,14 @@ pub enum StoreError {
     /// There is no room left; only removals work.
     #[error("the store is full: {0}")]
     Full(String),
+    /// The store does not open in the way that was asked for, and will not until something is put right.
+    #[error("{why}")]
+    Refused {
+        /// What has to be put right.
+        refusal: Refusal,
+        /// What was said, and by whom.
+        why: String,
+    },
     /// A presence had vanished before it was renewed.
     #[error("the presence had run out")]
     PresenceLost,
@@ -321,6 +329,32 @@ pub enum StoreError {
     /// What is stored cannot be read: damaged, or written by a newer version.
     #[error("a stored record cannot be read: {0}")]
     Unreadable(String),
+}
+
+/// What has to be put right before a store opens.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Refusal {
+    /// The options: an address, or a certificate's file.
+    Options,
+    /// User or password; it may be that none was given.
+    Credentials,
+    /// What the user may do under our prefix.
+    Permission,
+    /// A user was given, and the store knows no users.
+    NoUsers,
+}
+
+/// How much room a store takes. Of several members, the one that has the least left.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Usage {
+    /// Bytes of the file, what is free within it included: this is what a quota counts.
+    pub allocated_bytes: u64,
+    /// Of these, bytes that hold something; a store that would have to count them and has no quota says all.
+    pub used_bytes: u64,
+    /// Most bytes of the file; `None` where only the disk sets a bound.
+    pub quota_bytes: Option<u64>,
+    /// Whether it has run full and takes removals only, until [`Store::reclaim`].
+    pub full: bool,
 }
 
 /// A store. Cheap to share: all methods take `&self`.
@@ -355,4 +389,24 @@ pub trait Store: fmt::Debug + Send + Sync + 'static {
     /// # Errors
     /// Where the store does not answer.
     async fn announce(&self, key: Key, value: Bytes, ttl: Duration) -> Result<Box<dyn Presence>, StoreError>;
+
+    /// How much room the store takes.
+    ///
+    /// # Errors
+    /// Where the store does not answer.
+    async fn usage(&self) -> Result<Usage, StoreError>;
+
+    /// Forgets what was replaced or removed at or before `until`; the present values stay. Revisions before it cannot be read or watched
+    /// from afterwards. A backend may forget earlier by itself. Asking for what is forgotten already does nothing.
+    ///
+    /// # Errors
+    /// Where the store does not answer.
+    async fn compact(&self, until: Revision) -> Result<(), StoreError>;
+
+    /// Gives room that removals and compaction have freed back, and takes writes again where the store had run full and has room now.
+    /// Costly: a member of the store does not answer for as long as it works on it. Members take turns.
+    ///
+    /// # Errors
+    /// Where the store does not answer.
+    async fn reclaim(&self) -> Result<(), StoreError>;
 }

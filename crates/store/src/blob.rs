@@ -7,6 +7,7 @@
 use bytes::{BufMut as _, Bytes, BytesMut};
 use octavius_core::Digest;
 use octavius_core::limit::STORED_VALUE_BYTES;
+use octavius_failpoint::{APPLY_BLOBS, reach};
 
 use crate::api::{Change, Key, Range, Store, StoreError, Txn};
 use crate::key;
@@ -61,6 +62,7 @@ pub async fn put_all(store: &dyn Store, blobs: impl IntoIterator<Item = (Digest,
     for (digest, blob) in blobs {
         for (key, value) in values(&digest, &blob) {
             if txn.changes.len() == Txn::MAX_OPERATIONS || bytes + value.len() > Txn::MAX_BYTES {
+                reach(&APPLY_BLOBS);
                 store.commit(std::mem::take(&mut txn)).await?;
                 bytes = 0;
             }
@@ -72,6 +74,7 @@ pub async fn put_all(store: &dyn Store, blobs: impl IntoIterator<Item = (Digest,
         }
     }
     if !txn.changes.is_empty() {
+        reach(&APPLY_BLOBS);
         store.commit(txn).await?;
     }
     Ok(())

@@ -227,6 +227,88 @@ pub fn controller() -> Key {
     Key::new("controller")
 }
 
+/// That a backup is being restored into this store: its header. While it is there, the store is not whole and no controller begins on it.
+#[must_use]
+pub fn restoring() -> Key {
+    Key::new("restoring")
+}
+
+/// What the presences of controllers start with.
+#[must_use]
+pub fn peers() -> Key {
+    Key::new("peer/")
+}
+
+/// That a controller is there: `id` is new at each of its starts.
+#[must_use]
+pub fn peer(id: &str) -> Key {
+    Key::new(format!("peer/{}", segment(id)))
+}
+
+/// Whose turn it is to look after the store: one controller at a time, see [`crate::record::DutyRecord`].
+#[must_use]
+pub fn duty() -> Key {
+    Key::new("duty")
+}
+
+/// What the keys of everything that will be removed in time start with. They sort by the hour in which it became removable, the oldest
+/// first.
+#[must_use]
+pub fn removables() -> Key {
+    Key::new("gc/")
+}
+
+/// That an execution ended in this hour (since 1970, UTC): it may be removed so many hours later as executions are kept.
+#[must_use]
+pub fn removable_execution(hour: u64, id: ExecutionId) -> Key {
+    Key::new(format!("gc/{hour:010}/exec/{id}"))
+}
+
+/// That a user's idempotency key was used in this hour (since 1970, UTC). `once` is the key that [`once`] made.
+#[must_use]
+pub fn removable_once(hour: u64, once: &Key) -> Key {
+    Key::new(format!("gc/{hour:010}/{once}"))
+}
+
+/// What a key under [`removables`] is about.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Removable {
+    /// An execution that has ended.
+    Execution(ExecutionId),
+    /// A user's idempotency key, under the key that [`once`] made.
+    Once(Key),
+}
+
+/// The hour and the thing that a key under [`removables`] names.
+#[must_use]
+pub fn removable_of(key: &Key) -> Option<(u64, Removable)> {
+    let (hour, what) = key.as_str().strip_prefix("gc/")?.split_once('/')?;
+    let removable = match what.split_once('/')? {
+        ("exec", id) => Removable::Execution(id.parse().ok()?),
+        ("once", _) => Removable::Once(Key::new(what)),
+        _ => return None,
+    };
+    Some((hour.parse().ok()?, removable))
+}
+
+/// What the keys of all blobs and their chunks start with.
+#[must_use]
+pub fn blobs() -> Key {
+    Key::new("blob/")
+}
+
+/// The digest that a key of [`blob`] or [`blob_chunk`] names.
+#[must_use]
+pub fn blob_of(key: &Key) -> Option<Digest> {
+    key.as_str().strip_prefix("blob/")?.split('/').next()?.parse().ok()
+}
+
+/// The hour since 1970, UTC, of a time; 0 before.
+#[must_use]
+pub fn hour_of(at: octavius_core::Timestamp) -> u64 {
+    u64::try_from(at.as_second() / 3600).unwrap_or_default()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -239,6 +321,17 @@ mod tests {
         assert_eq!(execution_of(&queued("any", 5, new)), Some(new));
         let catalog = CatalogName::new("c").unwrap();
         assert!(catalog_revision(&catalog, 10) < catalog_revision(&catalog, 9));
+    }
+
+    #[test]
+    fn what_is_removable_is_read_back_from_its_key() {
+        let id = ExecutionId::from_bits(5);
+        assert_eq!(removable_of(&removable_execution(7, id)), Some((7, Removable::Execution(id))));
+        let used = once("ann/é", "k");
+        assert_eq!(removable_of(&removable_once(7, &used)), Some((7, Removable::Once(used))));
+        assert_eq!(removable_of(&Key::new("gc/0000000007/else/x")), None);
+        let digest = Digest::of(b"x");
+        assert_eq!((blob_of(&blob(&digest)), blob_of(&blob_chunk(&digest, 3))), (Some(digest), Some(digest)));
     }
 
     #[test]

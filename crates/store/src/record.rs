@@ -130,6 +130,18 @@ pub struct SessionRecord {
     pub seen_at: Timestamp,
 }
 
+/// Whose turn it is to look after the store, under [`crate::key::duty`]. Nobody compares clocks: a controller that has seen the same record
+/// for a whole turn, by its own clock, takes the next one by compare-and-swap.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DutyRecord {
+    /// Counts turns.
+    pub turn: u64,
+    /// The controller that took this one; its id is new at each of its starts.
+    pub controller: String,
+    /// The store's revision when the turn began: the next turn forgets what was replaced before.
+    pub revision: u64,
+}
+
 /// A token, under [`crate::key::token`]. The token itself is not kept.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct TokenRecord {

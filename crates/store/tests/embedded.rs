@@ -74,6 +74,22 @@ async fn a_store_outlives_its_process_with_its_revision() {
 }
 
 #[tokio::test]
+async fn it_knows_how_much_room_it_takes() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = open(dir.path());
+    let empty = store.usage().await.unwrap();
+    for index in 0..40 {
+        put(&*store, &format!("k{index}"), &"x".repeat(60_000)).await;
+    }
+    let usage = store.usage().await.unwrap();
+    assert!(usage.used_bytes >= empty.used_bytes + 2_400_000, "{empty:?}, then {usage:?}");
+    assert_eq!(usage.allocated_bytes, fs::metadata(dir.path().join("octavius.redb")).unwrap().len());
+    assert!(usage.used_bytes == usage.allocated_bytes && usage.quota_bytes.is_none() && !usage.full, "{usage:?}");
+    store.compact(u64::MAX).await.unwrap();
+    store.reclaim().await.unwrap();
+}
+
+#[tokio::test]
 async fn a_second_opener_is_told_which_folder() {
     let dir = tempfile::tempdir().unwrap();
     let store = open(dir.path());

@@ -17,7 +17,7 @@ use redb::{
 use crate::api::{Entry, Key, Revision, StoreError};
 
 /// The file's name in its folder.
-const FILE: &str = "octavius.redb";
+pub(super) const FILE: &str = "octavius.redb";
 
 /// The layout of the tables below. A newer one is refused.
 const FORMAT: u64 = 1;

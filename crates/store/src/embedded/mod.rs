@@ -16,7 +16,7 @@ mod writer;
 mod tests;
 
 use std::fmt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, mpsc};
 use std::thread::JoinHandle;
 use std::time::Duration;
@@ -26,7 +26,8 @@ use bytes::Bytes;
 use redb::{Database, ReadableDatabase as _};
 use tokio::sync::oneshot;
 
-use crate::api::{Commit, Entry, Key, Page, Presence, Range, Revision, Store, StoreError, Txn, Watch};
+use crate::api::{Commit, Entry, Key, Page, Presence, Range, Revision, Store, StoreError, Txn, Usage, Watch};
+use crate::failing;
 use feed::Feed;
 use file::{Failure, Opener};
 use lease::{Lease, Leases};
@@ -62,13 +63,17 @@ impl Default for EmbeddedOptions {
 /// name the folder.
 pub fn open_embedded(dir: &Path, options: EmbeddedOptions) -> Result<Arc<dyn Store>, StoreError> {
     let store = Embedded::open(file::opener(dir, options.cache_bytes), &options);
-    Ok(Arc::new(store.map_err(|failure| failure.at(dir))?))
+    let mut store = store.map_err(|failure| failure.at(dir))?;
+    store.path = Some(dir.join(file::FILE));
+    Ok(Arc::new(store))
 }
 
 /// A handle on the store; the last one dropped closes it.
 struct Embedded {
     shared: Arc<Shared>,
     writer: Option<JoinHandle<()>>,
+    /// The file; `None` where tests put the store on something else.
+    path: Option<PathBuf>,
 }
 
 /// What the handle, the writer, the watches and the presences share.
@@ -138,7 +143,7 @@ impl Embedded {
         });
         let writer = Writer::new(Arc::clone(&shared), opener, requests, revision);
         let writer = std::thread::Builder::new().name("octavius-store".to_owned()).spawn(move || writer.run());
-        Ok(Self { shared, writer: Some(writer.map_err(Failure::from)?) })
+        Ok(Self { shared, writer: Some(writer.map_err(Failure::from)?), path: None })
     }
 }
 
@@ -171,7 +176,7 @@ impl Store for Embedded {
 
     async fn commit(&self, txn: Txn) -> Result<Commit, StoreError> {
         txn.check()?;
-        self.shared.ask(|reply| Request::Commit { txn, reply }).await
+        failing::commit(self.shared.ask(|reply| Request::Commit { txn, reply })).await
     }
 
     async fn watch(&self, prefix: &Key, after: Revision) -> Result<Box<dyn Watch>, StoreError> {
@@ -184,5 +189,24 @@ impl Store for Embedded {
         let ttl = ttl.min(Duration::from_secs(365 * 24 * 3600));
         let id = self.shared.ask(|reply| Request::Announce { key: key.clone(), value, ttl, reply }).await?;
         Ok(Box::new(Lease { shared: Arc::clone(&self.shared), key, id }))
+    }
+
+    async fn usage(&self) -> Result<Usage, StoreError> {
+        // How much of the file holds something is known only to who visits every page, which takes a second per gigabyte; and without a quota
+        // nobody needs to know. Asked for every few seconds, only its length is told.
+        let length =
+            self.path.as_ref().map(|path| path.metadata()).transpose().map_err(|error| Failure::from(error).into_error())?;
+        let bytes = length.map_or(0, |metadata| metadata.len());
+        Ok(Usage { allocated_bytes: bytes, used_bytes: bytes, quota_bytes: None, full: false })
+    }
+
+    async fn compact(&self, _: Revision) -> Result<(), StoreError> {
+        Ok(()) // old revisions are kept in memory only, within bounds
+    }
+
+    async fn reclaim(&self) -> Result<(), StoreError> {
+        // What is free in the file is used again, and a disk that was full takes writes as soon as it has room. Making the file smaller
+        // would need it without readers, and rewrites most of it: a machine's disk is not worth that, it has no quota.
+        Ok(())
     }
 }
