@@ -95,6 +95,24 @@ pub fn check_with(job: &JobDefinition, patterns: &mut Patterns) -> Vec<Finding> 
     findings.0
 }
 
+/// Why an image's reference means another image tomorrow; `None` where it does not.
+fn mutable_tag(image: &str) -> Option<String> {
+    if image.contains('@') {
+        return None;
+    }
+    // A colon before the last slash is a registry's port.
+    let name = image.rsplit('/').next().unwrap_or(image);
+    match name.split_once(':') {
+        None => {
+            Some("the image has no tag, which means `latest`: runs of the same definition may run different images".to_owned())
+        }
+        Some((_, "latest")) => {
+            Some("`latest` is another image tomorrow: runs of the same definition may run different images".to_owned())
+        }
+        Some(_) => None,
+    }
+}
+
 fn variable_name_problem(name: &str) -> Option<String> {
     let first_fits = name.starts_with(|c: char| c.is_ascii_alphabetic() || c == '_');
     if !first_fits || !name.chars().all(|c| c.is_ascii_alphanumeric() || c == '_') {
@@ -240,6 +258,9 @@ fn check_rest(job: &JobDefinition, findings: &mut Findings) {
             findings.error("group", format!("/authorized_groups/{index}"), "a group without a name", "");
         }
     }
+    if let Some(problem) = mutable_tag(&job.image_name).filter(|_| !job.image_name.is_empty()) {
+        findings.warning("mutable-tag", "/image_name", problem, "name a version, like `:1.8.2`, or a digest: `@sha256:…`");
+    }
     if job.schedule.is_some() {
         let message = "this version keeps schedules, and does not run jobs by them yet";
         findings.warning("not-yet-enforced", "/schedule", message, "");
@@ -283,8 +304,30 @@ mod tests {
             ("default-value", "/env_vars/args/6/default"),
             ("label", "/executor/vpc"),
             ("timeout", "/timeout"),
+            ("mutable-tag", "/image_name"),
         ];
         assert_eq!(codes(json), expected.map(|(code, pointer)| (code, pointer.to_owned())));
+    }
+
+    #[test]
+    fn an_image_that_may_be_another_one_tomorrow_is_told() {
+        for (image, told) in [
+            ("refund", true),
+            ("refund:latest", true),
+            ("registry.example:5000/team/refund", true),
+            ("registry.example:5000/team/refund:latest", true),
+            ("refund:1.8.2", false),
+            ("registry.example:5000/team/refund:1", false),
+            ("refund@sha256:00", false),
+            ("refund:latest@sha256:00", false),
+            ("", false),
+        ] {
+            let job: JobDefinition =
+                serde_json::from_value(serde_json::json!({"name": "a", "image_name": image, "command": ["x"]})).unwrap();
+            let found = check(&job);
+            assert_eq!(found.iter().any(|finding| finding.code == "mutable-tag"), told, "{image}");
+            assert!(found.iter().all(|finding| finding.severity == Severity::Warning));
+        }
     }
 
     #[test]

@@ -93,6 +93,9 @@ pub struct Attempt {
     /// What the attempt is where it runs: a process id, a Kubernetes Job.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub runs_as: String,
+    /// The image that ran, by its digest; empty where there is none, or it is not known yet.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub image: String,
 }
 
 /// A log's size and checksum when its writer had said everything.
@@ -105,6 +108,14 @@ pub struct LogSeal {
     /// Whether what is kept is what the executor says that the job printed. A host that lost its power may have forgotten the end of
     /// what it had sent.
     pub whole: bool,
+    /// Bytes at the end that are not kept because the store had no room for them; 0 nearly always.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub missing_bytes: u64,
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde hands over a reference")]
+fn is_zero(count: &u64) -> bool {
+    *count == 0
 }
 
 /// A request to stop, which takes effect wherever the executor next hears of it.
@@ -193,9 +204,9 @@ pub struct Submission {
 impl Execution {
     /// Most attempts that are kept. Retries are at most 100; the rest is room for claims that came to nothing. The record of so many
     /// attempts still is one value of the store.
-    pub const MAX_ATTEMPTS: usize = 110;
+    pub const MAX_ATTEMPTS: usize = 106;
 
-    /// Attempts, counted from the newest, that keep their messages.
+    /// Attempts, counted from the newest, that keep their messages, and where and as which image they ran.
     const WHOLE_ATTEMPTS: usize = 4;
 
     /// Most bytes of a message, as an executor may report it.
@@ -262,7 +273,7 @@ impl Execution {
             Event::Claim { executor, nonce } => self.claim(executor, nonce, at),
             Event::Unclaim { fence, reason, message } => self.unclaim(fence, reason, message, at),
             Event::Start { fence } => self.start(fence, at),
-            Event::Run { fence, runs_as } => self.run(fence, runs_as, at),
+            Event::Run { fence, runs_as, image } => self.run(fence, runs_as, image, at),
             Event::Finish { fence, ending, log } => self.finish(fence, ending, log, at),
             Event::Lose { fence, message } => self.lose(fence, message, at),
             Event::Cancel { by } => Ok(self.request_cancel(by, at)),
@@ -300,6 +311,7 @@ impl Execution {
             late: None,
             log: None,
             runs_as: String::new(),
+            image: String::new(),
         });
         self.enter(State::Claimed, at);
         self.reason = None;
@@ -313,6 +325,7 @@ impl Execution {
         for attempt in &mut self.attempts[..old] {
             attempt.running_at = None;
             attempt.runs_as.clear();
+            attempt.image.clear();
             if let Some(late) = &mut attempt.late {
                 late.reason = None;
             }
@@ -364,7 +377,7 @@ impl Execution {
         }
     }
 
-    fn run(&mut self, fence: Fence, runs_as: String, at: Timestamp) -> Result<Applied, Refusal> {
+    fn run(&mut self, fence: Fence, runs_as: String, image: String, at: Timestamp) -> Result<Applied, Refusal> {
         let state = self.state;
         if let Some(attempt) = self.attempt_of(fence)
             && attempt.ending.is_some()
@@ -376,7 +389,13 @@ impl Execution {
             State::Starting => {
                 attempt.running_at = Some(at);
                 attempt.runs_as = runs_as;
+                attempt.image = image;
                 self.enter(State::Running, at);
+                Ok(Applied::Changed)
+            }
+            // A cluster tells the image only when it has it, which is long after it was told to run it.
+            State::Running if attempt.image.is_empty() && !image.is_empty() => {
+                attempt.image = image;
                 Ok(Applied::Changed)
             }
             State::Running => Ok(Applied::Unchanged),
@@ -477,6 +496,8 @@ impl Execution {
 
     fn expire_in_queue(&mut self, at: Timestamp) -> Result<Applied, Refusal> {
         match self.state {
+            // Whoever says so may speak of an earlier wait: it has been claimed, has run and waits anew.
+            State::Queued if at < self.waits_until() => Err(Refusal::MayWait),
             State::Queued => {
                 self.end_waiting(at);
                 Ok(Applied::Changed)

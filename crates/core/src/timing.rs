@@ -16,6 +16,14 @@ pub struct Timing {
     pub start_within: Duration,
     /// An executor absent for so long, by the controller's own monotonic clock, loses what it runs.
     pub lost_after: Duration,
+    /// For so long after the store was away, or a watch of it broke, nobody is given up as lost: executors were as cut off as we were.
+    pub outage_grace: Duration,
+    /// When over half of at least five sessions vanish within this time, the fault is more likely ours or the network's than theirs.
+    pub exodus_window: Duration,
+    /// For so long, then, nobody is given up as lost, unless they come back before.
+    pub exodus_pause: Duration,
+    /// How often one of the controllers looks after the store: what is old is removed, what was replaced is forgotten.
+    pub keep_interval: Duration,
     /// How long after its timeout a started attempt is waited for whose executor is there and says nothing of it.
     pub overdue: Duration,
     /// How often a controller looks at everything that an event may have missed.
@@ -28,6 +36,8 @@ pub struct Timing {
     pub kill_grace: Duration,
     /// How often an executor looks for new output of a running process.
     pub log_poll: Duration,
+    /// How long the log of a job that is over waits for room in the store, before it is cut where it is.
+    pub room_patience: Duration,
     /// First pause after a failed call; later ones double, with jitter, up to `retry_max`.
     pub retry_min: Duration,
     /// Longest pause between repeated calls.
@@ -42,12 +52,17 @@ impl Default for Timing {
             claim_timeout: Duration::from_secs(60),
             start_within: Duration::from_secs(120),
             lost_after: Duration::from_secs(180),
+            outage_grace: Duration::from_secs(300),
+            exodus_window: Duration::from_secs(30),
+            exodus_pause: Duration::from_secs(600),
+            keep_interval: Duration::from_secs(300),
             overdue: Duration::from_secs(300),
             reconcile_interval: Duration::from_secs(5),
             queue_timeout: Duration::from_secs(24 * 3600),
             run_timeout: Duration::from_secs(24 * 3600),
             kill_grace: Duration::from_secs(10),
             log_poll: Duration::from_millis(50),
+            room_patience: Duration::from_secs(60),
             retry_min: Duration::from_millis(50),
             retry_max: Duration::from_secs(2),
         }
@@ -66,9 +81,14 @@ impl Timing {
             claim_timeout: default.claim_timeout / factor,
             start_within: default.start_within / factor,
             lost_after: default.lost_after / factor,
+            outage_grace: default.outage_grace / factor,
+            exodus_window: default.exodus_window / factor,
+            exodus_pause: default.exodus_pause / factor,
+            keep_interval: default.keep_interval / factor,
             overdue: default.overdue / factor,
             reconcile_interval: default.reconcile_interval / factor,
             kill_grace: default.kill_grace / factor,
+            room_patience: default.room_patience / factor,
             retry_max: default.retry_max / factor,
             ..default
         }

@@ -1,8 +1,12 @@
 //! Connections to a controller: the same for the command line and for executors.
 
+use std::collections::VecDeque;
 use std::fmt;
+use std::sync::Arc;
 use std::time::Duration;
 
+use tokio::task::JoinSet;
+use tokio::time::{Instant, sleep_until};
 use tonic::metadata::{Ascii, MetadataValue};
 use tonic::service::Interceptor;
 use tonic::service::interceptor::InterceptedService;
@@ -82,6 +86,26 @@ impl Interceptor for Bearer {
     }
 }
 
+impl Bearer {
+    fn of(token: Option<&str>) -> Result<Self, ConnectError> {
+        let Some(token) = token else { return Ok(Self(None)) };
+        let mut value: MetadataValue<Ascii> = format!("Bearer {token}").parse().map_err(|_| ConnectError::Token)?;
+        value.set_sensitive(true);
+        Ok(Self(Some(value)))
+    }
+}
+
+fn endpoint(address: &Address, timeout: Duration) -> Endpoint {
+    Endpoint::from(address.0.clone())
+        .connect_timeout(timeout)
+        .tcp_nodelay(true)
+        .initial_stream_window_size(WINDOW_BYTES)
+        .initial_connection_window_size(WINDOW_BYTES)
+        .http2_keep_alive_interval(Duration::from_secs(10))
+        .keep_alive_timeout(Duration::from_secs(10))
+        .keep_alive_while_idle(false)
+}
+
 /// What the clients of a connection speak through.
 pub type Service = InterceptedService<Channel, Bearer>;
 
@@ -90,6 +114,7 @@ pub type Service = InterceptedService<Channel, Bearer>;
 pub struct Connection {
     service: Service,
     address: Address,
+    missed: Arc<[(Address, String)]>,
 }
 
 impl fmt::Debug for Connection {
@@ -98,47 +123,101 @@ impl fmt::Debug for Connection {
     }
 }
 
+/// How long an address has before the next one is tried beside it: one that swallows everything then costs no more than this.
+const STAGGER: Duration = Duration::from_millis(250);
+
 impl Connection {
-    /// Connects to the first of `addresses` that answers, within `timeout` in all.
+    /// Connects to the first of `addresses` that answers, within `timeout` in all. They are tried in their order; one that does not answer
+    /// soon is not waited for before the next is tried beside it.
     ///
     /// # Errors
     /// [`ConnectError::Unreachable`] where none does, with what was tried.
     pub async fn open(addresses: &[Address], token: Option<&str>, timeout: Duration) -> Result<Self, ConnectError> {
-        let bearer = match token {
-            Some(token) => {
-                let mut value: MetadataValue<Ascii> = format!("Bearer {token}").parse().map_err(|_| ConnectError::Token)?;
-                value.set_sensitive(true);
-                Bearer(Some(value))
-            }
-            None => Bearer(None),
-        };
-        let share = timeout / u32::try_from(addresses.len()).unwrap_or(1).max(1);
-        let mut tried = Vec::new();
-        for address in addresses {
-            let endpoint = Endpoint::from(address.0.clone())
-                .connect_timeout(share)
-                .tcp_nodelay(true)
-                .initial_stream_window_size(WINDOW_BYTES)
-                .initial_connection_window_size(WINDOW_BYTES)
-                .http2_keep_alive_interval(Duration::from_secs(10))
-                .keep_alive_timeout(Duration::from_secs(10))
-                .keep_alive_while_idle(false);
-            match tokio::time::timeout(share, endpoint.connect()).await {
-                Ok(Ok(channel)) => {
-                    let service = InterceptedService::new(channel, bearer);
-                    return Ok(Self { service, address: address.clone() });
+        Self::race(addresses, None, token, timeout).await
+    }
+
+    /// Connects again after a connection to `broken` has failed: to one of the others where there is one that answers. A controller that
+    /// takes connections and does nothing else would win every time; it is tried again when no other has answered in half of `timeout`.
+    ///
+    /// # Errors
+    /// [`ConnectError::Unreachable`] where none answers, with what was tried.
+    pub async fn open_elsewhere(
+        addresses: &[Address],
+        broken: &Address,
+        token: Option<&str>,
+        timeout: Duration,
+    ) -> Result<Self, ConnectError> {
+        Self::race(addresses, Some(broken), token, timeout).await
+    }
+
+    async fn race(
+        addresses: &[Address],
+        last: Option<&Address>,
+        token: Option<&str>,
+        timeout: Duration,
+    ) -> Result<Self, ConnectError> {
+        let bearer = Bearer::of(token)?;
+        let begun = Instant::now();
+        let mut waiting: VecDeque<usize> = (0..addresses.len()).collect();
+        let is_last = |index: usize| last == addresses.get(index);
+        waiting.make_contiguous().sort_by_key(|&index| is_last(index)); // a stable sort: the others keep their order
+        let mut problems: Vec<Option<String>> = vec![None; addresses.len()];
+        let mut tries: JoinSet<(usize, Result<Channel, tonic::transport::Error>)> = JoinSet::new();
+        let mut next = begun;
+        while !waiting.is_empty() || !tries.is_empty() {
+            tokio::select! {
+                Some(done) = tries.join_next() => match done {
+                    Ok((index, Ok(channel))) => {
+                        let Some(address) = addresses.get(index) else { continue };
+                        let missed = addresses.iter().cloned().zip(problems).filter_map(|(address, told)| Some((address, told?)));
+                        return Ok(Self {
+                            service: InterceptedService::new(channel, bearer),
+                            address: address.clone(),
+                            missed: missed.collect(),
+                        });
+                    }
+                    Ok((index, Err(error))) => {
+                        if let Some(problem) = problems.get_mut(index) {
+                            *problem = Some(root_cause(&error));
+                        }
+                        if tries.is_empty() || waiting.front().is_some_and(|&index| !is_last(index)) {
+                            next = Instant::now();
+                        }
+                    }
+                    // a task of its own that failed: what it tried counts as not answered
+                    Err(_) => next = Instant::now(),
+                },
+                () = sleep_until(next), if !waiting.is_empty() => {
+                    if let Some(index) = waiting.pop_front()
+                        && let Some(address) = addresses.get(index)
+                    {
+                        let endpoint = endpoint(address, timeout);
+                        tries.spawn(async move { (index, endpoint.connect().await) });
+                    }
+                    next = match waiting.front() {
+                        Some(&index) if is_last(index) => begun + timeout / 2,
+                        _ => Instant::now() + STAGGER,
+                    };
                 }
-                Ok(Err(error)) => tried.push(format!("{address}: {}", root_cause(&error))),
-                Err(_) => tried.push(format!("{address}: no answer within {}", octavius_core::HumanDuration::new(share))),
+                () = sleep_until(begun + timeout) => break,
             }
         }
-        Err(ConnectError::Unreachable { tried })
+        let silent = || format!("no answer within {}", octavius_core::HumanDuration::new(timeout));
+        let tried = addresses.iter().zip(problems);
+        let tried = tried.map(|(address, problem)| format!("{address}: {}", problem.unwrap_or_else(silent)));
+        Err(ConnectError::Unreachable { tried: tried.collect() })
     }
 
     /// The controller's address.
     #[must_use]
     pub fn address(&self) -> &Address {
         &self.address
+    }
+
+    /// Addresses that had failed before this one answered, each with what went wrong.
+    #[must_use]
+    pub fn missed(&self) -> &[(Address, String)] {
+        &self.missed
     }
 
     /// Catalogues.
@@ -195,5 +274,77 @@ mod tests {
             assert!(Address::parse(bad).is_err(), "{bad}");
         }
         assert_eq!(Address::parse_list("a:1, b:2").unwrap().len(), 2);
+    }
+
+    /// Something that takes connections; what it says does not matter.
+    fn listener() -> (std::net::TcpListener, Address) {
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = Address::parse(&listener.local_addr().unwrap().to_string()).unwrap();
+        (listener, address)
+    }
+
+    /// An address at which nothing listens.
+    fn closed() -> Address {
+        listener().1
+    }
+
+    const PATIENCE: Duration = Duration::from_secs(20);
+
+    #[tokio::test]
+    async fn the_first_address_that_answers_is_taken_and_the_order_kept() {
+        let ((_one, one), (_two, two)) = (listener(), listener());
+        let connection = Connection::open(&[one.clone(), two.clone()], None, PATIENCE).await.unwrap();
+        assert_eq!(connection.address(), &one);
+        let connection = Connection::open(&[closed(), two.clone()], None, PATIENCE).await.unwrap();
+        assert_eq!(connection.address(), &two);
+        let [(_, told)] = connection.missed() else { panic!("{:?}", connection.missed()) };
+        assert_eq!(told, "connection refused (os error 111)");
+    }
+
+    #[tokio::test]
+    async fn after_a_break_the_others_come_first_and_the_same_one_last() {
+        let ((_one, one), (_two, two)) = (listener(), listener());
+        let both = [one.clone(), two.clone()];
+        for broken in [&one, &two] {
+            let connection = Connection::open_elsewhere(&both, broken, None, PATIENCE).await.unwrap();
+            assert_ne!(connection.address(), broken);
+        }
+        let only = [one.clone()];
+        assert_eq!(Connection::open_elsewhere(&only, &one, None, PATIENCE).await.unwrap().address(), &one);
+        let begun = Instant::now();
+        let with_closed = [closed(), one.clone()];
+        assert_eq!(Connection::open_elsewhere(&with_closed, &one, None, PATIENCE).await.unwrap().address(), &one);
+        assert!(begun.elapsed() < PATIENCE / 2, "where the others refuse, it is tried at once");
+    }
+
+    #[tokio::test]
+    async fn every_address_is_named_with_what_went_wrong() {
+        let addresses = [closed(), closed()];
+        let error = Connection::open(&addresses, None, PATIENCE).await.unwrap_err();
+        let ConnectError::Unreachable { tried } = error else { panic!("{error}") };
+        for (address, told) in addresses.iter().zip(&tried) {
+            assert_eq!(*told, format!("{address}: connection refused (os error 111)"));
+        }
+    }
+
+    /// A listener whose queue is full swallows what comes, as a host that is off does.
+    #[tokio::test]
+    async fn an_address_that_swallows_everything_costs_little() {
+        let socket = tokio::net::TcpSocket::new_v4().unwrap();
+        socket.bind("127.0.0.1:0".parse().unwrap()).unwrap();
+        let full = socket.listen(0).unwrap();
+        let place = full.local_addr().unwrap();
+        let mut held = Vec::new();
+        while let Ok(Ok(stream)) = tokio::time::timeout(STAGGER, tokio::net::TcpStream::connect(place)).await {
+            held.push(stream);
+        }
+        let (_alive, alive) = listener();
+        let swallowing = Address::parse(&place.to_string()).unwrap();
+        let begun = Instant::now();
+        let connection = Connection::open(&[swallowing.clone(), alive.clone()], None, PATIENCE).await.unwrap();
+        assert_eq!(connection.address(), &alive);
+        assert!(begun.elapsed() < PATIENCE / 2, "{:?}", begun.elapsed());
+        let error = Connection::open(&[swallowing], None, 2 * STAGGER).await.unwrap_err();
+        assert!(error.to_string().ends_with("no answer within 500ms"), "{error}");
     }
 }

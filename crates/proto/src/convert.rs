@@ -184,6 +184,7 @@ fn to_attempt(attempt: &Attempt) -> v1::Attempt {
         late: attempt.late.as_ref().map(Into::into),
         log_size: attempt.log.map(|log| log.size_bytes),
         runs_as: attempt.runs_as.clone(),
+        image: attempt.image.clone(),
     }
 }
 

@@ -34,6 +34,8 @@ pub enum Event {
         fence: Fence,
         /// What it is where it runs.
         runs_as: String,
+        /// The image that runs, by its digest; empty where there is none, or it is not known yet.
+        image: String,
     },
     /// The attempt ended.
     Finish {
@@ -84,6 +86,9 @@ pub enum Refusal {
     /// The event does not fit the state.
     #[error("not possible while {0}")]
     State(State),
+    /// It has not waited in the queue for as long as it may.
+    #[error("it may wait longer")]
+    MayWait,
     /// An ending that is not terminal.
     #[error("{0} is not an outcome")]
     NotAnOutcome(State),

@@ -103,6 +103,24 @@ impl Reason {
     pub const EXECUTOR_LOST: &'static str = "EXECUTOR_LOST";
     /// What watched over the process ended without leaving its exit code: killed, or the host restarted.
     pub const RUNNER_LOST: &'static str = "RUNNER_LOST";
+    /// The job's image could not be pulled.
+    pub const IMAGE_PULL: &'static str = "IMAGE_PULL";
+    /// No node of the cluster had room for it, or was allowed to take it, within the limit.
+    pub const UNSCHEDULABLE: &'static str = "UNSCHEDULABLE";
+    /// It used more memory than it may.
+    pub const OOM_KILLED: &'static str = "OOM_KILLED";
+    /// Its node threw it out, because the node or the job ran short of memory or disk.
+    pub const EVICTED: &'static str = "EVICTED";
+    /// What it ran on failed or was taken away: a node was lost or drained, a pod was deleted.
+    pub const INFRASTRUCTURE: &'static str = "INFRASTRUCTURE";
+    /// Someone else deleted the Kubernetes Job.
+    pub const DELETED_EXTERNALLY: &'static str = "DELETED_EXTERNALLY";
+    /// A quota of the namespace leaves no room for it.
+    pub const QUOTA: &'static str = "QUOTA";
+    /// The cluster, or the executor's configuration, does not allow it.
+    pub const FORBIDDEN: &'static str = "FORBIDDEN";
+    /// The name that it needs in the cluster is taken by something else.
+    pub const CONFLICT: &'static str = "CONFLICT";
     /// No `starting` followed the claim in time.
     pub const CLAIM_EXPIRED: &'static str = "CLAIM_EXPIRED";
     /// The executor gave the claim back: it is stopping.

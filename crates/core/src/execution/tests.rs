@@ -34,7 +34,9 @@ fn event() -> impl Strategy<Value = Event> {
         3 => (0..3u64).prop_map(|nonce| Event::Claim { executor: executor(), nonce }),
         1 => fence().prop_map(|fence| Event::Unclaim { fence, reason: Reason::new(Reason::HANDED_BACK), message: String::new() }),
         4 => fence().prop_map(|fence| Event::Start { fence }),
-        3 => fence().prop_map(|fence| Event::Run { fence, runs_as: "1".into() }),
+        3 => (fence(), any::<bool>()).prop_map(|(fence, known)| {
+            Event::Run { fence, runs_as: "1".into(), image: if known { "i@sha256:1".into() } else { String::new() } }
+        }),
         3 => (fence(), ending()).prop_map(|(fence, ending)| Event::Finish { fence, ending, log: None }),
         1 => fence().prop_map(|fence| Event::Lose { fence, message: "gone".into() }),
         1 => Just(Event::Cancel { by: "bob".into() }),
@@ -71,6 +73,7 @@ proptest! {
         events in prop::collection::vec(event(), 0..60), retries in 0..3u32, retry_lost: bool,
     ) {
         let mut execution = submitted(retries, if retry_lost { OnLost::Retry } else { OnLost::Fail });
+        execution.queue_timeout = Duration::from_secs(20); // so that some waits are too long
         for (second, event) in (1..).zip(events) {
             let before = execution.clone();
             let applied = execution.apply(event.clone(), at(second));
@@ -86,6 +89,9 @@ proptest! {
             if execution.starts() > before.starts() {
                 prop_assert_eq!(execution.starts(), before.starts() + 1);
                 prop_assert_eq!(before.state, State::Claimed, "a start needs a claim");
+            }
+            if before.state == State::Queued && execution.state == State::TimedOut {
+                prop_assert!(at(second) >= before.waits_until(), "a wait ends when it is too long, and not before");
             }
             if !retry_lost {
                 let lost = execution.attempts.iter().any(|a| a.ending.as_ref().is_some_and(|e| e.outcome == State::Lost));
@@ -113,8 +119,13 @@ fn the_ordinary_life_of_an_execution() {
     assert_eq!(fence, Fence { attempt: 1, nonce: 9 });
     for event in [
         Event::Start { fence },
-        Event::Run { fence, runs_as: "pid 1".into() },
-        Event::Finish { fence, ending: Ending::succeeded(), log: Some(LogSeal { size_bytes: 3, crc32c: 1, whole: true }) },
+        Event::Run { fence, runs_as: "job a/b".into(), image: String::new() },
+        Event::Run { fence, runs_as: "job a/b".into(), image: "i@sha256:1".into() },
+        Event::Finish {
+            fence,
+            ending: Ending::succeeded(),
+            log: Some(LogSeal { size_bytes: 3, crc32c: 1, whole: true, missing_bytes: 0 }),
+        },
     ] {
         assert_eq!(execution.apply(event.clone(), at(2)), Ok(Applied::Changed));
         assert_eq!(execution.apply(event, at(3)), Ok(Applied::Unchanged), "every report can be repeated");
@@ -133,6 +144,22 @@ fn failures_are_retried_as_often_as_the_job_says() {
         assert_eq!(execution.state, expected);
     }
     assert_eq!((execution.starts(), execution.exit_code), (2, Some(3)));
+}
+
+/// The end of one wait, told late, must not end the next.
+#[test]
+fn a_wait_that_began_anew_is_not_ended_for_the_one_before() {
+    let mut execution = submitted(1, OnLost::Fail);
+    execution.queue_timeout = Duration::from_secs(10);
+    let fence = claimed(&mut execution, 1);
+    execution.apply(Event::Start { fence }, at(2)).unwrap();
+    let failed = Ending::because(State::Failed, Reason::EXIT_CODE, "exit code 3");
+    execution.apply(Event::Finish { fence, ending: failed, log: None }, at(9)).unwrap();
+    let waiting = execution.clone();
+    assert_eq!(execution.apply(Event::ExpireInQueue, at(11)), Err(Refusal::MayWait), "its first wait would be over");
+    assert_eq!(execution, waiting);
+    assert_eq!(execution.apply(Event::ExpireInQueue, at(19)), Ok(Applied::Changed));
+    assert_eq!(execution.state, State::TimedOut);
 }
 
 #[test]
@@ -198,11 +225,11 @@ fn the_longest_life_fits_one_value_of_the_store() {
             step(&mut execution, Event::Claim { executor: executor.clone(), nonce });
             let fence = execution.fence().unwrap();
             if started {
-                let reason = Some(Reason("R".repeat(64)));
+                let reason = Some(Reason("R".repeat(32)));
                 let ending = Ending { outcome: State::Failed, reason, message: message.clone(), exit_code: Some(i32::MIN) };
-                let log = Some(LogSeal { size_bytes: u64::MAX, crc32c: u32::MAX, whole: false });
+                let log = Some(LogSeal { size_bytes: u64::MAX, crc32c: u32::MAX, whole: false, missing_bytes: u64::MAX });
                 step(&mut execution, Event::Start { fence });
-                step(&mut execution, Event::Run { fence, runs_as: "\"".repeat(200) });
+                step(&mut execution, Event::Run { fence, runs_as: "\"".repeat(200), image: "x".repeat(330) });
                 step(&mut execution, Event::Finish { fence, ending, log });
             } else {
                 step(&mut execution, Event::Unclaim { fence, reason: Reason::new("R"), message: message.clone() });
