@@ -6,11 +6,15 @@ use std::time::Duration;
 use octavius_core::Role;
 use octavius_proto::v1::admin_service_server::AdminService;
 use octavius_proto::{Fault, InvalidField, reason, to_timestamp, v1};
+use octavius_store::Store;
 use octavius_store::record::TokenRecord;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
 use tonic::{Code, Request, Response, Status};
 
+use crate::streams::Responses;
 use crate::tokens::{REGISTRATION_LIFETIME, Tokens, USER_LIFETIME};
-use crate::{auth, fault};
+use crate::{auth, backup, fault};
 
 /// Longest life of a token: longer ones should be renewed instead.
 const MAX_LIFETIME: Duration = Duration::from_secs(366 * 24 * 3600);
@@ -21,8 +25,11 @@ const MAX_NAME: usize = 128;
 
 #[derive(Debug)]
 pub(crate) struct Admin {
+    pub(crate) store: Arc<dyn Store>,
     pub(crate) tokens: Arc<Tokens>,
     pub(crate) controller_id: String,
+    pub(crate) tasks: TaskTracker,
+    pub(crate) shutdown: CancellationToken,
 }
 
 impl Admin {
@@ -78,6 +85,13 @@ fn info(record: TokenRecord) -> v1::TokenInfo {
 
 #[tonic::async_trait]
 impl AdminService for Admin {
+    type BackupStream = Responses<v1::BackupResponse>;
+
+    async fn backup(&self, request: Request<v1::BackupRequest>) -> Result<Response<Self::BackupStream>, Status> {
+        let by = auth::principal(&request)?.user;
+        Ok(Response::new(backup::begin(Arc::clone(&self.store), &by, &self.tasks, self.shutdown.clone()).await?))
+    }
+
     async fn who_am_i(&self, request: Request<v1::WhoAmIRequest>) -> Result<Response<v1::WhoAmIResponse>, Status> {
         let principal = auth::principal(&request)?;
         let expires_at = self.tokens.expiry(&principal.token_id).await.map_err(fault::from_store)?;

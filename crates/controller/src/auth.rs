@@ -12,8 +12,8 @@ use tonic::body::Body;
 use tonic::{Code, Request, Status};
 use tower::{Layer, Service};
 
-use crate::fault;
 use crate::tokens::Tokens;
+use crate::{fault, replies};
 
 /// What each RPC needs. A test holds it to the protos: every RPC stands here, and nothing else.
 pub(crate) const TABLE: &[(&str, Permission)] = &[
@@ -40,6 +40,7 @@ pub(crate) const TABLE: &[(&str, Permission)] = &[
     ("/octavius.v1.AdminService/CreateToken", Permission::Administer),
     ("/octavius.v1.AdminService/ListTokens", Permission::Administer),
     ("/octavius.v1.AdminService/RevokeToken", Permission::Administer),
+    ("/octavius.v1.AdminService/Backup", Permission::Administer),
 ];
 
 /// Services that need no token: whether the controller lives, and what it speaks, is no secret.
@@ -94,7 +95,7 @@ where
             match check(&tokens, &path, header.as_ref()).await {
                 Ok(Some(principal)) => {
                     request.extensions_mut().insert(principal);
-                    inner.call(request).await.map(readable)
+                    inner.call(request).await.map(readable).map(|reply| replies::send(&path, reply))
                 }
                 Ok(None) => inner.call(request).await,
                 Err(fault) => Ok(Status::from(fault).into_http()),

@@ -39,6 +39,7 @@ const PROVENANCE_CHARS: usize = 1000;
 pub(crate) struct CatalogRpcs {
     pub(crate) store: Arc<dyn Store>,
     pub(crate) catalogs: Arc<Catalogs>,
+    pub(crate) room: Arc<crate::room::Room>,
     pub(crate) definitions: Arc<Definitions>,
     pub(crate) controller_id: String,
     pub(crate) shutdown: CancellationToken,
@@ -291,6 +292,7 @@ impl CatalogService for CatalogRpcs {
 
     async fn apply(&self, request: Request<Streaming<v1::ApplyRequest>>) -> Result<Response<v1::ApplyResponse>, Status> {
         let principal = auth::principal(&request)?;
+        self.room.for_work()?;
         let wanted = self.receive(request.into_inner(), &principal).await?;
         let name = wanted.catalog.clone();
         let record = self.catalogs.apply(&wanted).await?;
@@ -321,13 +323,14 @@ impl CatalogService for CatalogRpcs {
 
     async fn get_job(&self, request: Request<v1::GetJobRequest>) -> Result<Response<v1::GetJobResponse>, Status> {
         let principal = auth::principal(&request)?;
-        let job = self.catalogs.job(&principal, &request.into_inner().name).await?;
-        let changed_in = self.catalogs.revision(&job.catalog, job.entry.changed_in).await.map_err(fault::from_store)?;
+        let view = self.catalogs.view().await?;
+        let job = self.catalogs.job(&principal, &view, &request.into_inner().name).await?;
+        let changed_in = self.catalogs.revision(&job.catalog.name, job.entry.changed_in).await.map_err(fault::from_store)?;
         Ok(Response::new(v1::GetJobResponse {
             definition: Some(v1::Definition { json: job.definition.to_canonical_json().into() }),
             entry: Some(to_entry(&job.entry)),
-            changed_in: changed_in.map(|record| to_revision(&job.catalog, &record)),
-            head: job.revision,
+            changed_in: changed_in.map(|record| to_revision(&job.catalog.name, &record)),
+            head: job.catalog.head.revision,
         }))
     }
 }

@@ -1,17 +1,18 @@
 //! What catalogues there are, as their heads say: every job by name, and how a head moves.
 
 use std::collections::{BTreeMap, HashMap};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use bytes::Bytes;
 use octavius_catalog::manifest::{self, Bucket, Entry as ManifestEntry, Root};
 use octavius_core::{CatalogName, Digest, JobDefinition, JobName, Principal, Timestamp, nearest};
 use octavius_proto::{Fault, reason, v1};
 use octavius_store::record::{HeadRecord, RevisionRecord};
-use octavius_store::{Commit, Entry, Key, Store, StoreError, Txn, blob, codec, key};
+use octavius_store::{Commit, Entry, Event, Key, Revision, Store, StoreError, Txn, blob, codec, key};
 use tonic::Code;
 
 use crate::definitions::Definitions;
+use crate::mirror::{Listener, Mirrors};
 use crate::{fault, mirror};
 
 /// Tries of one apply. It loses to another of its own catalogue for good; to those of others only while they take names.
@@ -22,7 +23,7 @@ const MAX_TRIES: usize = 100;
 pub(crate) struct Catalog {
     pub(crate) name: CatalogName,
     pub(crate) head: HeadRecord,
-    head_modified: u64,
+    head_modified: Revision,
     pub(crate) root: Root,
     pub(crate) buckets: BTreeMap<u8, Bucket>,
 }
@@ -61,11 +62,22 @@ impl Owned {
 /// A job as it stands at its catalogue's head.
 #[derive(Debug)]
 pub(crate) struct Job {
-    pub(crate) catalog: CatalogName,
-    /// The catalogue's newest revision.
-    pub(crate) revision: u64,
+    pub(crate) catalog: Arc<Catalog>,
     pub(crate) entry: ManifestEntry,
     pub(crate) definition: Arc<JobDefinition>,
+}
+
+impl Job {
+    /// Asks, in `txn`, that the job is still at its catalogue's head; whether it is, [`Job::was_current`] tells of a conflict.
+    pub(crate) fn still_current(&self, txn: Txn) -> Txn {
+        let head = key::catalog_head(&self.catalog.name);
+        txn.when(head.clone(), self.catalog.head_modified).or_read(head)
+    }
+
+    /// Whether `head`, as a conflict told it, is still the one that the job was found at.
+    pub(crate) fn was_current(&self, head: Option<&Entry>) -> bool {
+        head.is_some_and(|head| head.modified == self.catalog.head_modified)
+    }
 }
 
 /// What an apply is to change.
@@ -86,22 +98,91 @@ pub(crate) struct Wanted {
 pub(crate) struct Catalogs {
     store: Arc<dyn Store>,
     definitions: Arc<Definitions>,
+    heads: Mutex<Heads>,
     view: Mutex<(Stamp, Arc<View>)>,
 }
 
+/// The heads as they were last seen: read, written, or shown by the watch.
+#[derive(Debug, Default)]
+struct Heads {
+    newest: BTreeMap<Key, Entry>,
+    /// Whether the watch follows them: before, they may lack catalogues.
+    followed: bool,
+}
+
+impl Heads {
+    fn note(&mut self, entry: Entry) {
+        match self.newest.entry(entry.key.clone()) {
+            std::collections::btree_map::Entry::Occupied(known) if known.get().modified > entry.modified => {}
+            std::collections::btree_map::Entry::Occupied(mut known) => drop(known.insert(entry)),
+            std::collections::btree_map::Entry::Vacant(place) => drop(place.insert(entry)),
+        }
+    }
+}
+
+/// Feeds the catalogues with their heads: everything under `head/`.
+struct HeadsListener(Arc<Catalogs>);
+
+impl Listener for HeadsListener {
+    fn reset(&mut self, entries: Vec<Entry>, revision: Revision) {
+        let mut heads = self.0.heads();
+        heads.followed = true;
+        heads.newest.retain(|_, known| known.modified > revision);
+        entries.into_iter().for_each(|entry| heads.note(entry));
+    }
+
+    fn change(&mut self, event: Event, _: Revision) {
+        match event {
+            Event::Put(entry) => self.0.heads().note(entry),
+            Event::Delete(key) => drop(self.0.heads().newest.remove(&key)),
+        }
+    }
+}
+
+/// Keeps sight of the catalogues' heads until the shutdown.
+pub(crate) async fn follow(catalogs: Arc<Catalogs>, mirrors: Mirrors) {
+    mirrors.run(key::catalog_heads(), HeadsListener(catalogs)).await;
+}
+
 /// The heads that a view was made from, with the revisions that wrote them.
-type Stamp = Vec<(Key, u64)>;
+type Stamp = Vec<(Key, Revision)>;
 
 impl Catalogs {
     pub(crate) fn new(store: Arc<dyn Store>, definitions: Arc<Definitions>) -> Self {
-        Self { store, definitions, view: Mutex::default() }
+        Self { store, definitions, heads: Mutex::default(), view: Mutex::default() }
+    }
+
+    fn heads(&self) -> MutexGuard<'_, Heads> {
+        self.heads.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// What there is now. The heads are read each time; what hangs from them is read again only where one has moved.
     pub(crate) async fn view(&self) -> Result<Arc<View>, Fault> {
         let (heads, _) = mirror::list(&*self.store, &key::catalog_heads()).await.map_err(fault::from_store)?;
+        {
+            let mut known = self.heads();
+            heads.iter().for_each(|head| known.note(head.clone()));
+        }
+        self.view_of(heads).await
+    }
+
+    /// What there was a moment ago, as a rule without asking the store. Good for a submission that asks that it is still so, and to say yes
+    /// to something; whoever says no, looks at [`Catalogs::view`] first.
+    pub(crate) async fn recent(&self) -> Result<Arc<View>, Fault> {
+        let heads = {
+            let known = self.heads();
+            known.followed.then(|| known.newest.values().cloned().collect())
+        };
+        match heads {
+            Some(heads) => self.view_of(heads).await,
+            None => self.view().await,
+        }
+    }
+
+    /// What hangs from these heads.
+    async fn view_of(&self, heads: Vec<Entry>) -> Result<Arc<View>, Fault> {
         let stamp: Stamp = heads.iter().map(|entry| (entry.key.clone(), entry.modified)).collect();
-        let lock = || self.view.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        let lock = || self.view.lock().unwrap_or_else(PoisonError::into_inner);
         let known = {
             let guard = lock();
             if guard.0 == stamp {
@@ -165,16 +246,14 @@ impl Catalogs {
         Ok(buckets)
     }
 
-    /// The job of this name, if it is for the caller.
-    pub(crate) async fn job(&self, principal: &Principal, name: &str) -> Result<Job, Fault> {
-        let view = self.view().await?;
+    /// The job of this name in `view`, if it is for the caller.
+    pub(crate) async fn job(&self, principal: &Principal, view: &View, name: &str) -> Result<Job, Fault> {
         let parsed = name.parse::<JobName>().ok();
         let found = parsed.as_ref().and_then(|name| view.entry(name));
         if let Some((catalog, entry)) = found {
             let definition = self.definitions.get(entry.digest).await.map_err(fault::from_store)?;
             if principal.may_use(&definition.authorized_groups) {
-                let (revision, catalog) = (catalog.head.revision, catalog.name.clone());
-                return Ok(Job { catalog, revision, entry: entry.clone(), definition });
+                return Ok(Job { catalog: Arc::clone(catalog), entry: entry.clone(), definition });
             }
         }
         let near = nearest::nearest(name, view.owners.keys().map(String::as_str)).map(str::to_owned);
@@ -191,21 +270,35 @@ impl Catalogs {
 
     /// Makes a new revision, all or nothing.
     pub(crate) async fn apply(&self, wanted: &Wanted) -> Result<RevisionRecord, Fault> {
+        // The same in every try, so that a revision that is found there tells whether one of them made it.
+        let applied_at = Timestamp::now();
+        let mut lost = None;
         for _ in 0..MAX_TRIES {
-            if let Some(record) = self.try_apply(wanted).await? {
+            if let Some(record) = self.try_apply(wanted, applied_at, &mut lost).await? {
                 return Ok(record);
             }
         }
         Err(Fault::new(Code::Unavailable, reason::STORE_UNAVAILABLE, "the catalogues change too quickly, try again"))
     }
 
-    /// One try; none where something has changed meanwhile and it is to be looked at again.
-    async fn try_apply(&self, wanted: &Wanted) -> Result<Option<RevisionRecord>, Fault> {
+    /// One try; none where something has changed meanwhile and it is to be looked at again. `lost` holds what was written, or was not: its
+    /// answer was lost, and it may land at any time.
+    async fn try_apply(
+        &self,
+        wanted: &Wanted,
+        applied_at: Timestamp,
+        lost: &mut Option<RevisionRecord>,
+    ) -> Result<Option<RevisionRecord>, Fault> {
         let names_entry = self.store.get(&key::names()).await.map_err(fault::from_store)?;
         let view = self.view().await?;
         let base = view.catalogs.get(&wanted.catalog);
         let head = base.map_or(0, |base| base.head.revision);
         if head != wanted.parent {
+            if let Some(record) = lost.take()
+                && self.revision(&wanted.catalog, record.number).await.map_err(fault::from_store)?.as_ref() == Some(&record)
+            {
+                return Ok(Some(record));
+            }
             let message =
                 format!("catalogue {} is at revision {head}, the plan was made against {}", wanted.catalog, wanted.parent);
             return Err(Fault::new(Code::Aborted, reason::HEAD_MOVED, message).with("head", head));
@@ -239,7 +332,7 @@ impl Catalogs {
             parent: head,
             manifest: changes.root.digest(),
             applied_by: wanted.by.clone(),
-            applied_at: Timestamp::now(),
+            applied_at,
             commit: wanted.provenance.commit.clone(),
             dirty: wanted.provenance.dirty,
             repository: wanted.provenance.repository.clone(),
@@ -250,30 +343,39 @@ impl Catalogs {
             unchanged: changes.root.jobs().saturating_sub(added + changed),
         };
         let blobs = changes.blobs().map(|(digest, bytes)| (digest, Bytes::from(bytes)));
-        // Only what the revision names: a blob that nothing names would stay for ever.
+        // Only what the revision names: a blob that nothing names would take room for a day, until it is swept.
         let sent = put.iter().filter_map(|entry| wanted.definitions.get_key_value(&entry.digest));
         let sent = sent.map(|(digest, json)| (*digest, json.clone()));
         let blobs: Vec<_> = sent.chain(blobs).collect();
         blob::put_all(&*self.store, blobs).await.map_err(fault::from_store)?;
 
         let head_key = key::catalog_head(&wanted.catalog);
+        let head_value = codec::encode(&HeadRecord { revision: number, manifest: record.manifest });
         let revision_key = key::catalog_revision(&wanted.catalog, number);
         let mut txn = Txn::new()
             .when(head_key.clone(), base.map_or(0, |base| base.head_modified))
-            .put(head_key, codec::encode(&HeadRecord { revision: number, manifest: record.manifest }))
+            .put(head_key.clone(), head_value.clone())
             .put(revision_key, codec::encode(&record));
         if added > 0 {
             txn = txn
                 .when(key::names(), names_entry.map_or(0, |entry| entry.modified))
                 .put(key::names(), codec::encode(&wanted.catalog));
         }
+        octavius_failpoint::reach(&octavius_failpoint::APPLY_HEAD);
         match self.store.commit(txn).await {
-            Ok(Commit::Done(_)) => Ok(Some(record)),
+            Ok(Commit::Done(modified)) => {
+                self.heads().note(Entry { key: head_key, value: head_value, created: modified, modified });
+                Ok(Some(record))
+            }
             // Head has moved, or another catalogue has taken names: the next look tells which, and whether they are these.
             Ok(Commit::Conflict(_)) => Ok(None),
             Err(StoreError::Unknown(_)) => {
                 let there = self.revision(&wanted.catalog, number).await.map_err(fault::from_store)?;
-                Ok(there.filter(|there| *there == record))
+                if there.as_ref() == Some(&record) {
+                    return Ok(there);
+                }
+                *lost = Some(record);
+                Ok(None)
             }
             Err(error) => Err(fault::from_store(error)),
         }

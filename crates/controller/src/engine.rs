@@ -9,6 +9,8 @@ use octavius_core::{Digest, ExecutionId, ExecutorId, Timestamp, label};
 use octavius_store::record::{OwnRecord, QueueRecord};
 use octavius_store::{Change, Commit, Entry, Key, Revision, Store, StoreError, Txn, blob, codec, key};
 
+use crate::recent::Recent;
+
 /// Tries of one step before giving up. Steps of one execution hardly ever race; many losses in a row mean something is wrong.
 const MAX_TRIES: usize = 20;
 
@@ -36,33 +38,27 @@ pub(crate) enum EngineError {
 #[derive(Debug)]
 pub(crate) struct Step {
     /// As it is now.
-    pub(crate) execution: Execution,
+    pub(crate) execution: Arc<Execution>,
     /// Whether this call changed it.
     pub(crate) applied: Applied,
     /// The revision that wrote it so.
     pub(crate) revision: Revision,
 }
 
-/// An execution as it was read.
+/// An execution as it was read, or as it is remembered.
 #[derive(Debug)]
 pub(crate) struct Known {
-    entry: Entry,
     /// It.
-    pub(crate) execution: Execution,
+    pub(crate) execution: Arc<Execution>,
+    modified: Revision,
+    /// Whether it was just read, so that what is concluded from it is right.
+    fresh: bool,
 }
 
 impl Known {
     /// Asks, in `txn`, that it is still so.
     pub(crate) fn still(&self, txn: Txn) -> Txn {
-        txn.unchanged(&self.entry)
-    }
-}
-
-impl TryFrom<Entry> for Known {
-    type Error = StoreError;
-    fn try_from(entry: Entry) -> Result<Self, StoreError> {
-        let execution = codec::decode(&entry)?;
-        Ok(Self { entry, execution })
+        txn.when(key::execution(self.execution.id), self.modified)
     }
 }
 
@@ -70,47 +66,88 @@ impl TryFrom<Entry> for Known {
 #[derive(Debug, Clone)]
 pub(crate) struct Engine {
     store: Arc<dyn Store>,
+    recent: Arc<Recent>,
 }
 
 impl Engine {
     pub(crate) fn new(store: Arc<dyn Store>) -> Self {
-        Self { store }
+        Self { store, recent: Arc::default() }
     }
 
     /// The execution as it is now.
     pub(crate) async fn read(&self, id: ExecutionId) -> Result<Known, EngineError> {
-        let entry = self.store.get(&key::execution(id)).await?.ok_or(EngineError::NotFound(id))?;
-        Ok(entry.try_into()?)
+        let entry = self.store.get(&key::execution(id)).await?;
+        self.take_in(id, entry)
     }
 
-    /// The same, for those who only look at it.
-    pub(crate) async fn get(&self, id: ExecutionId) -> Result<Execution, EngineError> {
+    /// The execution as it is remembered, if `suits` says yes to that; otherwise as it is now.
+    ///
+    /// What is remembered may be old. It is good for a transaction that asks that it is [`Known::still`] so, and for nothing else: ask `suits`
+    /// to say no to whatever would be refused, so that nobody is refused for what was. Where such a transaction meets a conflict, go on
+    /// with [`Engine::read`]; the same copy is recalled otherwise.
+    pub(crate) async fn recall(&self, id: ExecutionId, suits: impl FnOnce(&Execution) -> bool) -> Result<Known, EngineError> {
+        match self.recent.get(id) {
+            Some((execution, modified)) if suits(&execution) => Ok(Known { execution, modified, fresh: false }),
+            _ => self.read(id).await,
+        }
+    }
+
+    /// What the store has just said of an execution, remembered.
+    fn take_in(&self, id: ExecutionId, entry: Option<Entry>) -> Result<Known, EngineError> {
+        let Some(entry) = entry else {
+            self.recent.remove(id);
+            return Err(EngineError::NotFound(id));
+        };
+        let execution: Arc<Execution> = Arc::new(codec::decode(&entry)?);
+        self.recent.put(&execution, entry.modified, entry.value.len());
+        Ok(Known { execution, modified: entry.modified, fresh: true })
+    }
+
+    /// Remembers a submission that was made at `revision`: its claim comes soon.
+    pub(crate) fn submitted(&self, execution: &Arc<Execution>, revision: Revision) {
+        let size = execution.selector.len() * 64 + execution.arguments.iter().map(|(k, v)| k.len() + v.len()).sum::<usize>();
+        self.recent.put(execution, revision, size + 512);
+    }
+
+    /// The execution as it is now, for those who only look at it.
+    pub(crate) async fn get(&self, id: ExecutionId) -> Result<Arc<Execution>, EngineError> {
         Ok(self.read(id).await?.execution)
     }
 
     /// Applies `event` at the present time.
     pub(crate) async fn step(&self, id: ExecutionId, event: Event) -> Result<Step, EngineError> {
-        self.step_from(self.read(id).await?, event, |txn| txn).await
+        self.step_from(self.recall(id, |_| true).await?, event, |txn| txn).await
     }
 
-    /// Applies `event` to an execution that was just read; `more` adds conditions and changes to the same transaction. Where one of those
-    /// conditions does not hold, the answer is [`EngineError::Forestalled`].
+    /// Applies `event` to an execution as it was read or recalled; `more` adds conditions and changes to the same transaction. Where one of
+    /// those conditions does not hold, the answer is [`EngineError::Forestalled`].
     pub(crate) async fn step_from(&self, mut known: Known, event: Event, more: impl Fn(Txn) -> Txn) -> Result<Step, EngineError> {
         let id = known.execution.id;
         let record = key::execution(id);
         for _ in 0..MAX_TRIES {
-            let mut execution = known.execution.clone();
-            let applied = execution.apply(event.clone(), Timestamp::now()).map_err(EngineError::Refused)?;
-            if applied == Applied::Unchanged {
-                return Ok(Step { execution, applied, revision: known.entry.modified });
+            let mut execution = Execution::clone(&known.execution);
+            let applied = execution.apply(event.clone(), Timestamp::now());
+            if !known.fresh && !matches!(applied, Ok(Applied::Changed)) {
+                known = self.read(id).await?; // nobody is told no, or that it is done, by what is only remembered
+                continue;
             }
-            let mut txn = known.still(Txn::new()).put(record.clone(), codec::encode(&execution));
+            let applied = applied.map_err(EngineError::Refused)?;
+            let execution = Arc::new(execution);
+            if applied == Applied::Unchanged {
+                return Ok(Step { execution, applied, revision: known.modified });
+            }
+            let value = codec::encode(&*execution);
+            let size = value.len();
+            let mut txn = known.still(Txn::new()).put(record.clone(), value);
             txn.changes.extend(index_changes(Some(&known.execution), &execution));
             let current = match self.store.commit(more(txn.or_read(record.clone()))).await {
-                Ok(Commit::Done(revision)) => return Ok(Step { execution, applied, revision }),
+                Ok(Commit::Done(revision)) => {
+                    self.recent.put(&execution, revision, size);
+                    return Ok(Step { execution, applied, revision });
+                }
                 Ok(Commit::Conflict(mut current)) => {
                     let current = current.pop().flatten();
-                    if current.as_ref().is_some_and(|current| current.modified == known.entry.modified) {
+                    if current.as_ref().is_some_and(|current| current.modified == known.modified) {
                         return Err(EngineError::Forestalled(id));
                     }
                     current
@@ -119,7 +156,7 @@ impl Engine {
                 Err(StoreError::Unknown(_)) => self.store.get(&record).await?,
                 Err(error) => return Err(error.into()),
             };
-            known = current.ok_or(EngineError::NotFound(id))?.try_into()?;
+            known = self.take_in(id, current)?;
         }
         Err(EngineError::Contended(id))
     }
@@ -172,7 +209,7 @@ fn holder(execution: &Execution) -> Option<(&ExecutorId, OwnRecord)> {
     Some((execution.executor()?, record))
 }
 
-/// What else changes with an execution: whether it waits, and who holds it.
+/// What else changes with an execution: whether it waits, whether it is over, and who holds it.
 fn index_changes(before: Option<&Execution>, after: &Execution) -> Vec<Change> {
     let mut changes = Vec::new();
     let waited = before.is_some_and(|before| before.state == State::Queued);
@@ -183,6 +220,12 @@ fn index_changes(before: Option<&Execution>, after: &Execution) -> Vec<Change> {
     if waits && !waited {
         let record = QueueRecord { selector: after.selector.clone(), expires_at: after.waits_until() };
         changes.push(Change::Put(queue_key(after), codec::encode(&record)));
+    }
+    if let Some(finished_at) = after.finished_at
+        && after.state.is_terminal()
+        && before.is_none_or(|before| !before.state.is_terminal())
+    {
+        changes.push(Change::Put(key::removable_execution(key::hour_of(finished_at), after.id), "".into()));
     }
     let held_by = before.and_then(holder);
     let holds = holder(after);
@@ -238,8 +281,8 @@ mod tests {
         assert_eq!(changes, ["delete queue", "put own"]);
         let fence = fence.unwrap();
         assert_eq!(step(Event::Start { fence }).0, ["put own"]);
-        assert_eq!(step(Event::Run { fence, runs_as: String::new() }).0, [""; 0]);
+        assert_eq!(step(Event::Run { fence, runs_as: String::new(), image: String::new() }).0, [""; 0]);
         assert_eq!(step(Event::Cancel { by: "ann".into() }).0, ["put own"]);
-        assert_eq!(step(Event::Finish { fence, ending: Ending::succeeded(), log: None }).0, ["delete own"]);
+        assert_eq!(step(Event::Finish { fence, ending: Ending::succeeded(), log: None }).0, ["put gc", "delete own"]);
     }
 }

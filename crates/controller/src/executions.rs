@@ -18,12 +18,16 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tonic::{Code, Request, Response, Status};
 
-use crate::catalogs::Catalogs;
+use crate::catalogs::{Catalogs, Job, View};
 use crate::definitions::Definitions;
 use crate::engine::{Engine, EngineError};
+use crate::room::Room;
 use crate::scheduler::{self, Scheduler};
 use crate::streams::{Responses, until_stop};
 use crate::{auth, fault};
+
+/// Tries of one submission whose catalogue keeps changing.
+const MAX_TRIES: usize = 20;
 
 /// How far back the end of an id, or `@latest`, is looked for.
 const RECENT: usize = 1000;
@@ -44,7 +48,7 @@ const MAX_LIST: u32 = 1000;
 const ONCE_KEPT: Duration = Duration::from_secs(24 * 3600);
 
 /// How far the clock of whoever made an id may be from ours.
-const CLOCKS_DIFFER: SignedDuration = SignedDuration::from_hours(2);
+pub(crate) const CLOCKS_DIFFER: SignedDuration = SignedDuration::from_hours(2);
 
 /// Bytes after which a page of executions ends.
 const PAGE_BYTES: usize = 1024 * 1024;
@@ -59,6 +63,7 @@ pub(crate) struct Executions {
     pub(crate) catalogs: Arc<Catalogs>,
     pub(crate) definitions: Arc<Definitions>,
     pub(crate) scheduler: Arc<Scheduler>,
+    pub(crate) room: Arc<Room>,
     pub(crate) timing: Timing,
     pub(crate) tasks: TaskTracker,
     pub(crate) shutdown: CancellationToken,
@@ -77,55 +82,89 @@ impl Executions {
             }
             None => None,
         };
-        match self.prepare(principal, &asked).await {
-            Ok(execution) => self.submit(execution, &asked, once).await,
-            // The call repeated, after the catalogue has changed.
-            Err(refused) => match self.engine.get(asked.id).await {
-                Ok(known) => self.same_request(&known, &asked).await,
-                Err(_) => Err(refused),
-            },
+        // First by what is known of the catalogues; that it is still so, the submission asks. Nothing is refused before they were read.
+        let mut view = self.catalogs.recent().await?;
+        let mut refused = None;
+        for _ in 0..MAX_TRIES {
+            match self.prepare(principal, &view, &asked).await {
+                Ok((job, execution)) => match self.submit(&job, execution, &asked, once.clone()).await? {
+                    Some(id) => return Ok(id),
+                    None => refused = None,
+                },
+                Err(fault) if refused.is_some() => {
+                    // It may be the call repeated, after the catalogue has changed.
+                    return match self.engine.get(asked.id).await {
+                        Ok(known) => self.same_request(&known, &asked).await,
+                        Err(_) => Err(fault),
+                    };
+                }
+                Err(fault) => refused = Some(fault),
+            }
+            view = self.catalogs.view().await?;
         }
+        let changing =
+            || Fault::new(Code::Unavailable, reason::STORE_UNAVAILABLE, "the catalogues change too quickly, try again");
+        Err(refused.unwrap_or_else(changing))
     }
 
-    /// The execution that is asked for, checked against the catalogue.
-    async fn prepare(&self, principal: &Principal, asked: &Asked) -> Result<Execution, Fault> {
-        let job = self.catalogs.job(principal, &asked.job).await?;
+    /// The execution that is asked for, checked against the catalogues as `view` shows them, and the job that it is of.
+    async fn prepare(&self, principal: &Principal, view: &View, asked: &Asked) -> Result<(Job, Arc<Execution>), Fault> {
+        self.room.for_work()?;
+        let job = self.catalogs.job(principal, view, &asked.job).await?;
         let arguments = argument::resolve(&job.definition, &asked.arguments);
         let arguments = arguments.map_err(|errors| wrong_arguments(&asked.job, &errors))?;
         let submission =
             Submission { id: asked.id, arguments, user: principal.user.clone(), at: Timestamp::now(), timeout: asked.timeout };
-        let mut execution = Execution::submit(&job.definition, job.catalog, job.revision, submission, &self.timing);
+        let (catalog, revision) = (job.catalog.name.clone(), job.catalog.head.revision);
+        let mut execution = Execution::submit(&job.definition, catalog, revision, submission, &self.timing);
         self.engine.set_aside_arguments(&mut execution).await.map_err(fault::from_store)?;
-        Ok(execution)
+        Ok((job, Arc::new(execution)))
     }
 
-    async fn submit(&self, execution: Execution, asked: &Asked, mut once: Option<Entry>) -> Result<ExecutionId, Fault> {
+    /// Writes a submission; none where the catalogue has changed meanwhile.
+    async fn submit(
+        &self,
+        job: &Job,
+        execution: Arc<Execution>,
+        asked: &Asked,
+        mut once: Option<Entry>,
+    ) -> Result<Option<ExecutionId>, Fault> {
         loop {
-            let mut txn = Engine::submission(&execution);
+            let mut txn = job.still_current(Engine::submission(&execution));
             if let Some(at) = &asked.once {
                 let record = OnceRecord { id: execution.id, request: asked.digest(), at: execution.created_at };
                 let modified = once.as_ref().map_or(0, |entry| entry.modified);
                 txn = txn.when(at.clone(), modified).put(at.clone(), codec::encode(&record));
+                txn = txn.put(key::removable_once(key::hour_of(record.at), at), "");
             }
-            let failed = match self.store.commit(txn).await {
-                Ok(Commit::Done(_)) => return Ok(execution.id),
-                Ok(Commit::Conflict(_)) => None,
-                Err(error @ StoreError::Unknown(_)) => Some(error),
+            let (head, failed) = match self.store.commit(txn).await {
+                Ok(Commit::Done(revision)) => {
+                    self.scheduler.submitted(&execution, revision);
+                    return Ok(Some(execution.id));
+                }
+                Ok(Commit::Conflict(mut current)) => (current.pop().flatten(), None),
+                Err(error @ StoreError::Unknown(_)) => (None, Some(error)),
                 Err(error) => return Err(fault::from_store(error)),
             };
-            // The id is there already: this is the call repeated, or another's id. Or else the idempotency key has just been used.
+            // The id is there already: this is the call repeated, or another's id. Or else the catalogue has changed, or the idempotency key
+            // has just been used.
             match self.engine.get(execution.id).await {
-                Ok(known) => return self.same_request(&known, asked).await,
+                Ok(known) => return self.same_request(&known, asked).await.map(Some),
                 Err(EngineError::NotFound(_)) => {}
                 Err(error) => return Err(fault::from_engine(error)),
             }
-            let Some(at) = asked.once.as_ref().filter(|_| failed.is_none()) else {
-                let lost = failed.unwrap_or_else(|| StoreError::Unavailable("an execution vanished".to_owned()));
+            if let Some(lost) = failed {
                 return Err(fault::from_store(lost));
+            }
+            if !job.was_current(head.as_ref()) {
+                return Ok(None);
+            }
+            let Some(at) = asked.once.as_ref() else {
+                return Err(fault::from_store(StoreError::Unavailable("an execution vanished".to_owned())));
             };
             once = self.store.get(at).await.map_err(fault::from_store)?;
             if let Some(id) = asked.answered(once.as_ref())? {
-                return Ok(id);
+                return Ok(Some(id));
             }
         }
     }
@@ -171,7 +210,10 @@ impl Executions {
             let ids = page.entries.iter().filter_map(|entry| key::execution_of(&entry.key));
             let mut found = Vec::new();
             for id in ids.filter(|id| id.to_string().ends_with(text)) {
-                let execution = self.engine.get(id).await.map_err(fault::from_engine)?;
+                let execution = match self.engine.get(id).await {
+                    Err(EngineError::NotFound(_)) => continue, // removed since it was listed
+                    execution => execution.map_err(fault::from_engine)?,
+                };
                 if self.may_see(principal, &execution).await? {
                     found.push(id);
                 }

@@ -1,20 +1,21 @@
 //! Executors: registration, sessions, reports.
 
+mod agree;
+
 use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::Instant;
 
 use bytes::Bytes;
-use futures::StreamExt as _;
-use octavius_core::execution::{Applied, Event, Fence, LogSeal, Reason, Refusal};
+use octavius_core::execution::{Applied, Attempt, Event, Fence, LogSeal, Reason, Refusal};
 use octavius_core::limit::LABELS;
-use octavius_core::{Digest, Execution, ExecutionId, ExecutorId, Labels, Principal, State, Timestamp, Timing, label};
+use octavius_core::{Digest, Execution, ExecutionId, ExecutorId, Labels, Principal, Timestamp, Timing, label};
 use octavius_proto::v1::executor_service_server::ExecutorService;
 use octavius_proto::v1::report_execution_request::Step as WireStep;
 use octavius_proto::v1::{self, SessionRequest, SessionResponse, session_request, session_response::Say};
 use octavius_proto::{Fault, InvalidField, reason, to_duration, to_timestamp};
-use octavius_store::record::{ExecutorRecord, LogHead, OwnRecord, SessionRecord, TokenRecord};
-use octavius_store::{Entry, Presence, Store, StoreError, Txn, codec, key};
+use octavius_store::record::{ExecutorRecord, LogHead, SessionRecord, TokenRecord};
+use octavius_store::{Presence, Store, StoreError, Txn, codec, key};
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -22,6 +23,8 @@ use tonic::{Code, Request, Response, Status, Streaming};
 
 use crate::engine::{Engine, EngineError};
 use crate::fleet::{Fleet, Voice};
+use crate::heads::{End, Heads};
+use crate::losses::Judge;
 use crate::streams::{Responses, until_stop};
 use crate::tokens::Tokens;
 use crate::{auth, fault, mirror, random};
@@ -40,10 +43,13 @@ const NAME_BYTES: usize = 128;
 
 /// Most bytes of what an attempt is where it runs, and of a reason's code.
 const RUNS_AS_BYTES: usize = 200;
-const REASON_BYTES: usize = 64;
+const REASON_BYTES: usize = 32;
 
-/// Steps taken at once when an executor comes back without what it held: enough for transactions to be grouped.
-const STEPS_AT_ONCE: usize = 32;
+/// Longest reference to an image, in bytes: a name of 255 characters, and a digest.
+const IMAGE_BYTES: usize = 330;
+
+/// How often a presence is renewed before it would run out.
+const RENEWALS: u32 = 3;
 
 /// Tries of a final report whose log keeps growing meanwhile.
 const REPORT_TRIES: usize = 5;
@@ -54,11 +60,16 @@ pub(crate) struct Executors {
     pub(crate) engine: Engine,
     pub(crate) fleet: Arc<Fleet>,
     pub(crate) tokens: Arc<Tokens>,
+    pub(crate) judge: Arc<Judge>,
+    pub(crate) heads: Arc<Heads>,
     pub(crate) timing: Timing,
     pub(crate) controller_id: String,
     pub(crate) tasks: TaskTracker,
     pub(crate) shutdown: CancellationToken,
 }
+
+/// A session's presence; none while it could not be announced.
+type MaybePresence = Option<Box<dyn Presence>>;
 
 /// A session, from the side of the task that holds it.
 struct Session {
@@ -83,7 +94,7 @@ impl Session {
     }
 
     /// Ends it with a word of why.
-    fn refuse(&self, fault: Fault, presence: Box<dyn Presence>) -> (&'static str, Box<dyn Presence>) {
+    fn refuse(&self, fault: Fault, presence: MaybePresence) -> (&'static str, MaybePresence) {
         let _ = self.voice.try_send(Err(fault.into())); // nobody may listen any more
         ("it was refused", presence)
     }
@@ -111,66 +122,6 @@ impl Executors {
         .await;
         if let Err(error) = noted {
             tracing::warn!(executor = %id, %error, "the session could not be noted");
-        }
-    }
-
-    /// Compares what an executor says it holds with what the store says, and returns what it must be told. All of it as long as the
-    /// executor's presence is this session's: an executor that has begun another meanwhile, here or elsewhere, has new things to say.
-    async fn agree(&self, session: &mut Session) -> Result<Vec<Say>, Fault> {
-        let executor = session.executor.clone();
-        let at = key::presence(&executor);
-        let present = self.store.get(&at).await.map_err(fault::from_store)?;
-        let present = present.filter(|there| there.value == session.presence_value()).ok_or_else(replaced)?;
-        let mut held = std::mem::take(&mut session.held);
-        let (mut say, mut gone) = (Vec::new(), Vec::new());
-        let (owned, _) = mirror::list(&*self.store, &key::owned_by(&executor)).await.map_err(fault::from_store)?;
-        for entry in owned {
-            let Some(id) = key::execution_of(&entry.key) else { continue };
-            let record: OwnRecord = codec::decode(&entry).map_err(fault::from_store)?;
-            match held.remove(&(id, record.fence)) {
-                true if record.cancel => say.push(stop(id, record.fence, v1::StopCause::Cancelled)),
-                true => {}
-                false => gone.push((id, record)),
-            }
-        }
-        let gone = gone.into_iter().map(|(id, record)| self.take_from(&executor, id, record, &present));
-        let mut gone = futures::stream::iter(gone).buffer_unordered(STEPS_AT_ONCE);
-        while let Some(taken) = gone.next().await {
-            taken?;
-        }
-        // What is left is held by the executor and not owned in the store: ended, lost, or given to someone else.
-        for (id, fence) in held {
-            if !self.awaits_late_outcome(id, fence).await? {
-                say.push(stop(id, fence, v1::StopCause::Fenced));
-            }
-        }
-        Ok(say)
-    }
-
-    /// The executor does not have what it should. A claim that never arrived goes back in line; something started is gone.
-    async fn take_from(&self, executor: &ExecutorId, id: ExecutionId, record: OwnRecord, present: &Entry) -> Result<(), Fault> {
-        let event = if record.started {
-            let message = format!("{executor} came back without it; whether the job ended is not known");
-            Event::Lose { fence: record.fence, message }
-        } else {
-            let reason = Reason::new(Reason::HANDED_BACK);
-            Event::Unclaim { fence: record.fence, reason, message: format!("{executor} did not receive it") }
-        };
-        let step = async { self.engine.step_from(self.engine.read(id).await?, event, |txn| txn.unchanged(present)).await };
-        match step.await {
-            Ok(_) | Err(EngineError::Refused(_) | EngineError::NotFound(_)) => Ok(()),
-            Err(EngineError::Forestalled(_)) => Err(replaced()),
-            Err(error) => Err(fault::from_engine(error)),
-        }
-    }
-
-    /// Whether the attempt was given up as lost and nothing has come after it: then what it still reports is worth having.
-    async fn awaits_late_outcome(&self, id: ExecutionId, fence: Fence) -> Result<bool, Fault> {
-        match self.engine.get(id).await {
-            Ok(execution) => Ok(execution.state == State::Lost
-                && execution.attempts.last().is_some_and(|last| last.number == fence.attempt && last.nonce == fence.nonce)),
-            Err(EngineError::NotFound(_)) => Ok(false),
-            Err(error) => Err(fault::from_engine(error)),
         }
     }
 
@@ -271,7 +222,10 @@ impl Executors {
     async fn hold(self, mut session: Session) {
         let executor = session.executor.clone();
         let presence = self.announce(&session).await;
+        octavius_failpoint::reach(&octavius_failpoint::SESSION_ANNOUNCED);
         let (why, presence) = match presence {
+            // This word came late: a newer session may have announced itself before, and announces itself again when it sees this.
+            Ok(presence) if session.end.is_cancelled() => ("a newer session took its place", Some(presence)),
             Ok(presence) => match self.greet(&mut session).await {
                 Ok(say) => {
                     for say in say {
@@ -280,9 +234,9 @@ impl Executors {
                     self.fleet.open(&executor, session.number);
                     self.note_session(&executor, session.note.clone()).await;
                     tracing::info!(%executor, capacity = session.note.capacity, "session begins");
-                    self.listen(&mut session, presence).await
+                    self.listen(&mut session, Some(presence)).await
                 }
-                Err(fault) => session.refuse(fault, presence),
+                Err(fault) => session.refuse(fault, Some(presence)),
             },
             Err(error) => {
                 tracing::warn!(%executor, %error, "presence could not be announced");
@@ -293,7 +247,9 @@ impl Executors {
         };
         tracing::info!(%executor, why, "session ends");
         if self.fleet.end(&executor, session.number) {
-            if let Err(error) = presence.withdraw().await {
+            if let Some(presence) = presence
+                && let Err(error) = presence.withdraw().await
+            {
                 tracing::debug!(%executor, %error, "presence runs out by itself");
             }
             self.note_session(&executor, SessionRecord { seen_at: Timestamp::now(), ..session.note }).await;
@@ -313,13 +269,21 @@ impl Executors {
     }
 
     async fn announce(&self, session: &Session) -> Result<Box<dyn Presence>, StoreError> {
-        self.store.announce(key::presence(&session.executor), session.presence_value(), self.timing.ping_deadline).await
+        let at = key::presence(&session.executor);
+        let announced = self.store.announce(at, session.presence_value(), self.timing.ping_deadline).await;
+        match &announced {
+            Ok(_) => self.judge.store_answered(),
+            // Also where it is full: those who cannot be announced are not away.
+            Err(_) => self.judge.store_failed(),
+        }
+        announced
     }
 
     /// Listens to a session until it ends; says why it did.
-    async fn listen(&self, session: &mut Session, mut presence: Box<dyn Presence>) -> (&'static str, Box<dyn Presence>) {
+    async fn listen(&self, session: &mut Session, mut presence: MaybePresence) -> (&'static str, MaybePresence) {
         let executor = session.executor.clone();
-        let mut renewed = Instant::now();
+        let (mut asked, mut renewed) = (Instant::now(), Instant::now());
+        let (mut announced, mut answered) = (Instant::now(), Instant::now());
         loop {
             let heard = tokio::select! {
                 heard = tokio::time::timeout(self.timing.ping_deadline, session.incoming.message()) => heard,
@@ -338,27 +302,67 @@ impl Executors {
             if session.voice.try_send(Ok(SessionResponse { say: Some(Say::Pong(v1::Pong {})) })).is_err() {
                 return ("it does not listen", presence);
             }
-            if renewed.elapsed() < self.timing.ping_interval / 2 {
-                continue; // an executor may say more than its pings; the store need not hear of it
+            if asked.elapsed() < self.timing.ping_interval / 2 {
+                continue; // an executor may say more than its pings
             }
-            renewed = Instant::now();
+            asked = Instant::now();
             match self.token_stands(&executor, session.token).await {
                 Ok(true) => {}
                 Ok(false) => return session.refuse(auth::unauthenticated(), presence),
                 Err(error) => tracing::debug!(%executor, %error, "its token could not be looked up"),
             }
-            if let Err(error) = presence.renew().await {
-                tracing::debug!(%executor, %error, "presence");
-                match self.announce(session).await {
-                    Ok(anew) => presence = anew,
-                    Err(error) => tracing::warn!(%executor, %error, "presence could not be announced"),
-                }
+            if renewed.elapsed() < self.timing.ping_deadline / RENEWALS {
+                continue;
+            }
+            renewed = Instant::now();
+            // Another session's late word may have taken its place: what is shown for so long is what there is.
+            if announced.elapsed() >= self.timing.ping_deadline
+                && !self.fleet.shows_presence(&executor, &session.presence_value())
+            {
+                presence = None;
+            }
+            let is_new = presence.is_none();
+            let Err(error) = self.keep_present(session, &mut presence).await else {
+                (announced, answered) = (if is_new { Instant::now() } else { announced }, Instant::now());
+                continue;
+            };
+            // A full store does answer, and so would it another controller.
+            if matches!(error, StoreError::Unavailable(_) | StoreError::Unknown(_))
+                && answered.elapsed() >= self.timing.ping_deadline
+            {
+                return session.refuse(fault::from_store(error), presence);
             }
         }
     }
 
-    /// Whether the token that a session began with is still the executor's: it may have been revoked, or the executor registered anew.
+    /// Renews a presence, or announces it anew. For as long as that fails, an executor is taken for absent elsewhere, and can be given
+    /// nothing here: after a while it is better off with a controller that reaches the store.
+    async fn keep_present(&self, session: &Session, presence: &mut MaybePresence) -> Result<(), StoreError> {
+        if let Some(there) = presence {
+            let Err(error) = there.renew().await else {
+                self.judge.store_answered();
+                return Ok(());
+            };
+            tracing::debug!(executor = %session.executor, %error, "presence");
+            if error != StoreError::PresenceLost {
+                self.judge.store_failed();
+            }
+        }
+        // Until it is announced anew there is none: an announcement that failed may still have displaced the old one.
+        *presence = None;
+        let anew = self.announce(session).await;
+        *presence = Some(
+            anew.inspect_err(|error| tracing::warn!(executor = %session.executor, %error, "presence could not be announced"))?,
+        );
+        Ok(())
+    }
+
+    /// Whether the token that a session began with is still the executor's: it may have been revoked, or the executor registered anew. That
+    /// it is, the mirrors say without asking the store; that it is not, is looked up first.
     async fn token_stands(&self, executor: &ExecutorId, token: Digest) -> Result<bool, StoreError> {
+        if self.fleet.has_token(executor, token) && self.tokens.is_shown(&token) {
+            return Ok(true);
+        }
         let registered = self.record(executor).await?.is_some_and(|record| record.token == token);
         Ok(registered && self.store.get(&key::token(&token)).await?.is_some())
     }
@@ -366,9 +370,12 @@ impl Executors {
     async fn report(&self, executor: &ExecutorId, request: v1::ReportExecutionRequest) -> Result<v1::Verdict, Fault> {
         let id = octavius_proto::execution_id("id", &request.id)?;
         let fence = octavius_proto::fence(request.attempt, request.nonce)?;
+        let mut cut = false;
         let event = match request.step.ok_or_else(|| InvalidField::new("step", "missing"))? {
             WireStep::Starting(_) => Event::Start { fence },
-            WireStep::Running(running) => Event::Run { fence, runs_as: clip(&running.runs_as, RUNS_AS_BYTES) },
+            WireStep::Running(v1::Running { runs_as, image }) => {
+                Event::Run { fence, runs_as: clip(&runs_as, RUNS_AS_BYTES), image: image_of(image) }
+            }
             WireStep::HandedBack(back) => {
                 let message = clip(&back.message, Execution::MESSAGE_BYTES);
                 Event::Unclaim { fence, reason: Reason::new(Reason::HANDED_BACK), message }
@@ -377,30 +384,26 @@ impl Executors {
                 let mut ending = octavius_proto::ending("ending", finished.ending)?;
                 ending.message = clip(&ending.message, Execution::MESSAGE_BYTES);
                 ending.reason = ending.reason.map(|reason| Reason(clip(&reason.0, REASON_BYTES)));
-                Event::Finish {
-                    fence,
-                    ending,
-                    log: Some(LogSeal { size_bytes: finished.log_size, crc32c: finished.log_crc32c, whole: true }),
-                }
+                cut = finished.log_cut;
+                let (size_bytes, crc32c) = (finished.log_size, finished.log_crc32c);
+                Event::Finish { fence, ending, log: Some(LogSeal { size_bytes, crc32c, whole: true, missing_bytes: 0 }) }
             }
         };
         let handed_back = matches!(event, Event::Unclaim { .. });
         for _ in 0..REPORT_TRIES {
-            let known = match self.engine.read(id).await {
-                Ok(known) => known,
-                Err(EngineError::NotFound(_)) => return Ok(v1::Verdict::Stop),
-                Err(error) => return Err(fault::from_engine(error)),
-            };
-            let attempts = &known.execution.attempts;
-            match attempts.iter().find(|attempt| attempt.number == fence.attempt && attempt.nonce == fence.nonce) {
+            // An execution that the store does not know is no reason to stop and forget it: the executor keeps it aside.
+            let known = self.engine.recall(id, |known| known.attempts.iter().any(|attempt| is(attempt, fence))).await;
+            let known = known.map_err(fault::from_engine)?;
+            match known.execution.attempts.iter().find(|attempt| is(attempt, fence)) {
                 Some(attempt) if attempt.executor == *executor => {}
                 Some(_) => return Err(fault::not_permitted(format!("execution {id} is not {executor}'s"))),
+                None if is_from_elsewhere(&known.execution, fence) => return Err(not_known(id, fence)),
                 None => return Ok(v1::Verdict::Stop),
             }
             let mut event = event.clone();
             let mut log_head = None;
             if let Event::Finish { log: Some(seal), .. } = &mut event {
-                log_head = Some((key::log_head(id, fence.attempt), self.check_log(id, fence.attempt, seal).await?));
+                log_head = Some((key::log_head(id, fence.attempt), self.check_log(id, fence.attempt, seal, cut).await?));
             }
             // Nothing is appended between the look at the log and its seal.
             let sealing = |txn: Txn| match &log_head {
@@ -417,9 +420,13 @@ impl Executors {
                     }
                     return Ok(v1::Verdict::Accepted);
                 }
-                Err(EngineError::Forestalled(_)) => {} // the log has grown meanwhile
+                Err(EngineError::Forestalled(_)) => self.heads.remove(id, fence.attempt), // the log has grown meanwhile
                 Err(EngineError::Refused(Refusal::NotAnOutcome(_))) => return Err(fault::invalid("not an outcome")),
                 Err(EngineError::Refused(refusal)) => {
+                    // By the present record, which may be another than the one that was recalled.
+                    if is_from_elsewhere(&*self.engine.get(id).await.map_err(fault::from_engine)?, fence) {
+                        return Err(not_known(id, fence));
+                    }
                     tracing::info!(%id, %executor, %refusal, "report refused");
                     return Ok(v1::Verdict::Stop);
                 }
@@ -429,21 +436,31 @@ impl Executors {
         Err(fault::from_engine(EngineError::Contended(id)))
     }
 
-    /// Whether the whole log has arrived; returns the revision that last wrote its head, 0 for none. Where more has arrived than the
-    /// executor knows of, or something else, the seal is what is here, and says so: the ending matters more than the log.
-    async fn check_log(&self, id: ExecutionId, attempt: u32, seal: &mut LogSeal) -> Result<u64, Fault> {
+    /// Whether the whole log has arrived, or as much of it as there was room for; returns the revision that last wrote its head, 0 for none.
+    /// Where more has arrived than the executor knows of, or something else, the seal is what is here, and says so: the ending matters
+    /// more than the log.
+    async fn check_log(&self, id: ExecutionId, attempt: u32, seal: &mut LogSeal, cut: bool) -> Result<u64, Fault> {
+        // What is remembered is good where it is just what was announced: the transaction that seals it asks whether it still is.
+        let remembered = self.heads.get(id, attempt);
+        let is_whole = |end: &End| (end.head.next_offset, end.head.crc32c) == (seal.size_bytes, seal.crc32c);
+        if let Some(end) = remembered.filter(is_whole) {
+            return Ok(end.modified);
+        }
         let entry = self.store.get(&key::log_head(id, attempt)).await.map_err(fault::from_store)?;
         let head: Option<LogHead> = entry.as_ref().map(codec::decode).transpose().map_err(fault::from_store)?;
         let next_offset = head.map_or(0, |head| head.next_offset);
-        if next_offset < seal.size_bytes {
+        if next_offset < seal.size_bytes && cut {
+            tracing::warn!(%id, attempt, kept = next_offset, of = seal.size_bytes, "a log is cut: there was no room for the rest");
+            let missing_bytes = seal.size_bytes - next_offset;
+            *seal = LogSeal { whole: false, missing_bytes, ..*seal };
+        } else if next_offset < seal.size_bytes {
             let message = format!("the log of {id} has {next_offset} bytes, {} were announced", seal.size_bytes);
             return Err(Fault::new(Code::OutOfRange, reason::LOG_GAP, message).with("next_offset", next_offset));
-        }
-        if let Some(head) = head
+        } else if let Some(head) = head
             && (next_offset, head.crc32c) != (seal.size_bytes, seal.crc32c)
         {
             tracing::error!(%id, attempt, "the log is not what its executor says that the job printed");
-            *seal = LogSeal { size_bytes: next_offset, crc32c: head.crc32c, whole: false };
+            *seal = LogSeal { size_bytes: next_offset, crc32c: head.crc32c, whole: false, missing_bytes: 0 };
         }
         Ok(entry.map_or(0, |entry| entry.modified))
     }
@@ -478,12 +495,23 @@ impl Executors {
     }
 }
 
-fn replaced() -> Fault {
-    Fault::new(Code::Aborted, "SESSION_REPLACED", "a newer session of this executor has taken the place of this one")
+/// Whether this is the attempt that `fence` names.
+fn is(attempt: &Attempt, fence: Fence) -> bool {
+    attempt.number == fence.attempt && attempt.nonce == fence.nonce
 }
 
-fn stop(id: ExecutionId, fence: Fence, cause: v1::StopCause) -> Say {
-    Say::Stop(v1::Stop { id: id.to_string(), attempt: fence.attempt, cause: cause.into() })
+/// Whether no history of the store that this execution is of has made an attempt of this fence: its number is yet to come, or another has
+/// it. So it is after the store was restored from an older backup. An old claim that came to nothing may have been dropped from the record;
+/// such a number is in the past and nobody's.
+fn is_from_elsewhere(execution: &Execution, fence: Fence) -> bool {
+    let last = execution.attempts.last().map_or(0, |last| last.number);
+    let same = execution.attempts.iter().find(|attempt| attempt.number == fence.attempt);
+    fence.attempt > last || same.is_some_and(|same| same.nonce != fence.nonce)
+}
+
+fn not_known(id: ExecutionId, fence: Fence) -> Fault {
+    let message = format!("attempt {} of execution {id} is not known", fence.attempt);
+    Fault::new(Code::NotFound, reason::EXECUTION_NOT_FOUND, message).with("id", id)
 }
 
 /// Keeps an executor's texts within what a record may hold.
@@ -533,9 +561,24 @@ impl ExecutorService for Executors {
     }
 }
 
+/// An image as an executor reports it; what can be none is left out. One that was cut would be another's, or nobody's.
+fn image_of(reported: String) -> String {
+    let fits = |byte: u8| byte.is_ascii_alphanumeric() || b"-._/:@+".contains(&byte);
+    if reported.len() <= IMAGE_BYTES && reported.bytes().all(fits) { reported } else { String::new() }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn an_image_is_kept_whole_or_not_at_all() {
+        let image = format!("registry.example:5000/team/refund@sha256:{}", "0".repeat(64));
+        assert_eq!(image_of(image.clone()), image);
+        for none in ["refund\u{1b}[2J", "a \"b\"", &"x".repeat(IMAGE_BYTES + 1)] {
+            assert_eq!(image_of(none.to_owned()), "");
+        }
+    }
 
     #[test]
     fn texts_are_cut_between_characters_and_hold_no_control_characters() {

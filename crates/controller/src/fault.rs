@@ -31,7 +31,7 @@ pub(crate) fn from_store(error: StoreError) -> Fault {
                 "the controller lost sight of its store for a moment, try again",
             )
         }
-        StoreError::Invalid(_) | StoreError::Unreadable(_) => {
+        StoreError::Refused { .. } | StoreError::Invalid(_) | StoreError::Unreadable(_) => {
             tracing::error!(%error, "store");
             internal()
         }

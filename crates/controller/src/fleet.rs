@@ -1,19 +1,22 @@
 //! The executors that this controller sees: their sessions here, their presence anywhere, and what each of them holds. All of it in memory,
 //! fed by watches of the store and by the sessions themselves.
 
+mod feeds;
+
 use std::collections::{BTreeMap, HashMap};
 use std::sync::{Mutex, MutexGuard};
 use std::time::Instant;
 
-use octavius_core::{ExecutionId, ExecutorId, Labels, label};
+use bytes::Bytes;
+use octavius_core::{Digest, ExecutionId, ExecutorId, Labels, label};
 use octavius_proto::v1::{SessionResponse, Stop, StopCause, Welcome, session_response::Say};
 use octavius_store::record::OwnRecord;
-use octavius_store::{Entry, Event, Revision, codec, key};
+use octavius_store::{Entry, Revision, codec, key};
 use tokio::sync::{Notify, mpsc};
 use tokio_util::sync::CancellationToken;
 use tonic::Status;
 
-use crate::mirror::Listener;
+pub(crate) use feeds::{Holdings, Presences, Registrations};
 
 /// What a session is told through. Bounded: an executor that does not listen loses its session, not the controller's memory.
 pub(crate) type Voice = mpsc::Sender<Result<SessionResponse, Status>>;
@@ -77,11 +80,22 @@ pub(crate) struct Holding {
     pub(crate) since: Instant,
 }
 
+/// What the store's record of an executor says that matters here.
+#[derive(Debug)]
+struct Registered {
+    /// SHA-256 of its token.
+    token: Digest,
+    /// Labels and capacity of its newest session, with whichever controller. Capacity 0: it never had one.
+    labels: Labels,
+    capacity: usize,
+}
+
 #[derive(Debug, Default)]
 struct State {
     sessions: HashMap<ExecutorId, Session>,
+    registered: HashMap<ExecutorId, Registered>,
     /// Presences, and since when an executor has had none.
-    present: HashMap<ExecutorId, bool>,
+    present: HashMap<ExecutorId, Bytes>,
     absent_since: HashMap<ExecutorId, Instant>,
     holdings: HashMap<ExecutorId, HashMap<ExecutionId, Holding>>,
     /// Claims, by their nonces, that the watch has not shown yet: they take a slot too. With the revision of those that were made.
@@ -174,6 +188,16 @@ impl Fleet {
             session.stage = Stage::Open;
         }
         self.changed.notify_one();
+    }
+
+    /// Whether this session is the executor's newest here.
+    pub(crate) fn is_newest(&self, executor: &ExecutorId, number: u64) -> bool {
+        self.lock().sessions.get(executor).is_some_and(|session| session.number == number)
+    }
+
+    /// Whether the executor's presence, as it was last shown, has this value.
+    pub(crate) fn shows_presence(&self, executor: &ExecutorId, value: &[u8]) -> bool {
+        self.lock().present.get(executor).is_some_and(|shown| shown == value)
     }
 
     /// Ends a session, unless a newer one has taken its place. Returns whether it did.
@@ -279,37 +303,48 @@ impl Fleet {
 
     /// Whether an executor is there: it has a session with some controller.
     pub(crate) fn is_present(&self, executor: &ExecutorId) -> bool {
-        let state = self.lock();
-        state.sessions.contains_key(executor) || state.present.get(executor).copied().unwrap_or(false)
+        self.lock().is_present(executor)
     }
 
     /// For how long an executor has been absent, as this controller has observed it; none while it is there.
     pub(crate) fn absent_for(&self, executor: &ExecutorId) -> Option<std::time::Duration> {
         let mut state = self.lock();
-        if state.sessions.contains_key(executor) || state.present.get(executor).copied().unwrap_or(false) {
+        if state.is_present(executor) {
             state.absent_since.remove(executor);
             return None;
         }
         Some(state.absent_since.entry(executor.clone()).or_insert_with(Instant::now).elapsed())
     }
 
-    /// Why each executor with a session here does not take what asks for `selector`; those that could are left out.
-    pub(crate) fn unfit(&self, selector: &Labels) -> BTreeMap<ExecutorId, Unfit> {
-        let state = self.lock();
-        let reason = |id: &ExecutorId, session: &Session| {
-            let missing = selector.iter().find(|(key, value)| session.labels.get(*key) != Some(value));
-            if let Some((key, value)) = missing {
-                let has = session.labels.get(key).cloned();
-                return Some(Unfit::Label { wanted: (key.clone(), value.clone()), has });
-            }
-            (session.full || state.taken(id) >= session.capacity).then_some(Unfit::Full { capacity: session.capacity })
-        };
-        state.sessions.iter().filter_map(|(id, session)| Some((id.clone(), reason(id, session)?))).collect()
+    /// Whether the store's record, as it was last seen, says that this is the executor's token.
+    pub(crate) fn has_token(&self, executor: &ExecutorId, token: Digest) -> bool {
+        self.lock().registered.get(executor).is_some_and(|known| known.token == token)
     }
 
-    /// How many executors have a session here.
-    pub(crate) fn sessions(&self) -> usize {
-        self.lock().sessions.len()
+    /// Why each executor that is there, with whichever controller, does not take what asks for `selector`; those that could are left out.
+    pub(crate) fn unfit(&self, selector: &Labels) -> BTreeMap<ExecutorId, Unfit> {
+        let state = self.lock();
+        let reason = |id: &ExecutorId, labels: &Labels, capacity: usize, full: bool| {
+            if let Some((key, value)) = selector.iter().find(|(key, value)| labels.get(*key) != Some(value)) {
+                return Some(Unfit::Label { wanted: (key.clone(), value.clone()), has: labels.get(key).cloned() });
+            }
+            (full || state.taken(id) >= capacity).then_some(Unfit::Full { capacity })
+        };
+        let here = state
+            .sessions
+            .iter()
+            .filter_map(|(id, session)| Some((id.clone(), reason(id, &session.labels, session.capacity, session.full)?)));
+        let elsewhere = state.present.keys().filter(|id| !state.sessions.contains_key(*id)).filter_map(|id| {
+            let known = state.registered.get(id).filter(|known| known.capacity > 0)?;
+            Some((id.clone(), reason(id, &known.labels, known.capacity, false)?))
+        });
+        here.chain(elsewhere).collect()
+    }
+
+    /// How many executors are there, with whichever controller.
+    pub(crate) fn present(&self) -> usize {
+        let state = self.lock();
+        state.present.len() + state.sessions.keys().filter(|id| !state.present.contains_key(*id)).count()
     }
 
     fn hold(&self, entry: &Entry) {
@@ -350,6 +385,10 @@ impl Fleet {
 }
 
 impl State {
+    fn is_present(&self, executor: &ExecutorId) -> bool {
+        self.sessions.contains_key(executor) || self.present.contains_key(executor)
+    }
+
     fn hold(&mut self, entry: &Entry) {
         let Some((executor, id, record)) = held(entry) else { return };
         if let Some(claims) = self.claiming.get_mut(&executor) {
@@ -385,54 +424,6 @@ fn held(entry: &Entry) -> Option<(ExecutorId, ExecutionId, OwnRecord)> {
         Err(error) => {
             tracing::error!(%error, "something held cannot be read");
             None
-        }
-    }
-}
-
-/// Feeds the fleet with what is held: everything under `own/`.
-pub(crate) struct HoldingsListener(pub(crate) std::sync::Arc<Fleet>);
-
-impl Listener for HoldingsListener {
-    fn reset(&mut self, entries: Vec<Entry>, revision: Revision) {
-        self.0.reset(&entries, revision);
-    }
-
-    fn change(&mut self, event: Event) {
-        match event {
-            Event::Put(entry) => self.0.hold(&entry),
-            Event::Delete(key) => self.0.release(&key),
-        }
-    }
-}
-
-/// Feeds the fleet with who is there: everything under `presence/`.
-pub(crate) struct PresenceListener(pub(crate) std::sync::Arc<Fleet>);
-
-impl PresenceListener {
-    fn note(&self, key: &octavius_store::Key, there: bool) {
-        let Some(executor) = key.as_str().rsplit('/').next().and_then(|id| id.parse::<ExecutorId>().ok()) else { return };
-        let mut state = self.0.lock();
-        if there {
-            state.absent_since.remove(&executor);
-        } else {
-            state.absent_since.entry(executor.clone()).or_insert_with(Instant::now);
-        }
-        state.present.insert(executor, there);
-    }
-}
-
-impl Listener for PresenceListener {
-    fn reset(&mut self, entries: Vec<Entry>, _: Revision) {
-        self.0.lock().present.clear();
-        for entry in entries {
-            self.note(&entry.key, true);
-        }
-    }
-
-    fn change(&mut self, event: Event) {
-        match event {
-            Event::Put(entry) => self.note(&entry.key, true),
-            Event::Delete(key) => self.note(&key, false),
         }
     }
 }

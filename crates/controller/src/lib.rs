@@ -7,6 +7,7 @@
 
 mod admin;
 mod auth;
+mod backup;
 mod catalog_service;
 mod catalogs;
 mod definitions;
@@ -15,16 +16,24 @@ mod executions;
 mod executors;
 mod fault;
 mod fleet;
+mod heads;
+mod keeper;
 mod logs;
+mod losses;
 mod mirror;
 mod queue;
 mod random;
+mod recent;
 mod reconcile;
+mod replies;
+mod room;
 mod scheduler;
 mod server;
+mod slices;
 mod streams;
 mod tokens;
 
+pub use keeper::Retention;
 pub use server::{Controller, ControllerError, ControllerOptions};
 pub use tokens::BootstrapError;
 

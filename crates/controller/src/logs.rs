@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use bytes::{Bytes, BytesMut};
-use octavius_core::execution::{Attempt, Execution, Fence};
+use octavius_core::execution::{Attempt, Execution, Fence, LogSeal};
 use octavius_core::limit::{LOG_BYTES, STORED_VALUE_BYTES};
 use octavius_core::{ExecutionId, Principal};
 use octavius_proto::v1::log_service_server::LogService;
@@ -18,6 +18,8 @@ use tonic::{Code, Request, Response, Status};
 
 use crate::engine::{Engine, EngineError, Known};
 use crate::executions::Executions;
+use crate::heads::{End, Heads};
+use crate::room::Room;
 use crate::streams::{Responses, until_stop};
 use crate::{auth, fault};
 
@@ -37,6 +39,12 @@ const PAGE: usize = 16;
 /// Bytes that are looked through at once for the last lines.
 const TAIL_WINDOW: u64 = (PAGE * STORED_VALUE_BYTES) as u64;
 
+/// Tries of one append whose answer is lost.
+const MAX_TRIES: usize = 5;
+
+/// Why the end of a log is missing that was cut.
+const NO_ROOM: &str = "the store had no room for the rest";
+
 /// Pieces that may wait for a slow reader; then reading waits too.
 const AHEAD: usize = 4;
 
@@ -45,6 +53,8 @@ pub(crate) struct Logs {
     pub(crate) store: Arc<dyn Store>,
     pub(crate) engine: Engine,
     pub(crate) executions: Executions,
+    pub(crate) heads: Arc<Heads>,
+    pub(crate) room: Arc<Room>,
     pub(crate) tasks: TaskTracker,
     pub(crate) shutdown: CancellationToken,
 }
@@ -70,20 +80,28 @@ impl Logs {
         }
     }
 
-    /// The execution whose attempt this is, if the caller may append to its log.
-    async fn writable(&self, principal: &Principal, id: ExecutionId, fence: Fence) -> Result<Known, Fault> {
-        let known = self.engine.read(id).await.map_err(fault::from_engine)?;
-        let attempts = &known.execution.attempts;
-        match attempts.iter().find(|attempt| attempt.number == fence.attempt && attempt.nonce == fence.nonce) {
-            Some(attempt) if attempt.executor.as_str() != principal.user => {
-                Err(fault::not_permitted(format!("execution {id} is not {}'s", principal.user)))
-            }
-            Some(attempt) if attempt.log.is_some() => {
-                Err(Fault::new(Code::FailedPrecondition, reason::LOG_SEALED, format!("the log of {id} is sealed")))
-            }
-            Some(_) => Ok(known),
-            None => Err(fault::not_permitted(format!("attempt {} of {id} is not known by this fence", fence.attempt))),
+    /// The execution whose attempt this is, if the caller may append to its log. Who may is taken from what is remembered; who may not is
+    /// told only by what is so now.
+    async fn writable(&self, principal: &Principal, id: ExecutionId, fence: Fence, fresh: bool) -> Result<Known, Fault> {
+        let may = |execution: &Execution| may_append(principal, execution, fence).is_ok();
+        let known = if fresh { self.engine.read(id).await } else { self.engine.recall(id, may).await };
+        let known = known.map_err(fault::from_engine)?;
+        may_append(principal, &known.execution, fence)?;
+        Ok(known)
+    }
+
+    /// The end of an attempt's log, as the store has it now.
+    async fn look_at_end(&self, id: ExecutionId, attempt: u32) -> Result<End, StoreError> {
+        let entry = self.store.get(&key::log_head(id, attempt)).await?;
+        let head: Option<LogHead> = entry.as_ref().map(codec::decode).transpose()?;
+        let head = head.unwrap_or(End::beginning().head);
+        let mut last = Bytes::new();
+        if (1..MERGE_BELOW).contains(&(head.kept - head.last_segment))
+            && let Some(segment) = self.store.get(&key::log_segment(id, attempt, head.last_segment)).await?
+        {
+            last = segment.value;
         }
+        Ok(End { modified: entry.map_or(0, |entry| entry.modified), head, last })
     }
 
     /// Appends bytes that fit one transaction. Bytes that are there already are passed over.
@@ -96,11 +114,21 @@ impl Logs {
         data: Bytes,
     ) -> Result<u64, Fault> {
         let at = key::log_head(id, fence.attempt);
+        let mut fresh = false;
+        let mut lost = 0;
         loop {
-            let known = self.writable(principal, id, fence).await?;
-            let entry = self.store.get(&at).await.map_err(fault::from_store)?;
-            let head: Option<LogHead> = entry.as_ref().map(codec::decode).transpose().map_err(fault::from_store)?;
-            let head = head.unwrap_or(LogHead { next_offset: 0, kept: 0, crc32c: 0, last_segment: 0 });
+            let known = self.writable(principal, id, fence, fresh).await?;
+            let remembered = if fresh { None } else { self.heads.get(id, fence.attempt) };
+            // Only what follows at once is done from memory; anything else is looked at before it is answered.
+            let remembered = remembered.filter(|end| end.head.next_offset == offset);
+            // Of a log that is not known here, the first bytes most likely begin it; the transaction asks whether they do.
+            // Where no bytes are taken, it is looked at: those that are there already are still answered.
+            let begins = (offset == 0 && !fresh && self.room.for_logs().is_ok()).then(End::beginning);
+            let end = match remembered.or(begins) {
+                Some(end) => end,
+                None => self.look_at_end(id, fence.attempt).await.map_err(fault::from_store)?,
+            };
+            let head = end.head;
             if offset > head.next_offset {
                 let message = format!("the log of {id} goes on at byte {}, not at {offset}", head.next_offset);
                 return Err(Fault::new(Code::OutOfRange, reason::LOG_GAP, message).with("next_offset", head.next_offset));
@@ -109,59 +137,35 @@ impl Logs {
             if there >= data.len() {
                 return Ok(head.next_offset);
             }
+            self.room.for_logs()?;
             let new = data.slice(there..);
             // The execution stands in the transaction too: nothing is appended to a log that has been sealed meanwhile.
-            let mut txn = known.still(Txn::new()).when(at.clone(), entry.as_ref().map_or(0, |entry| entry.modified));
-            let (head, segments) = self.lay_out(id, fence.attempt, head, &new).await.map_err(fault::from_store)?;
+            let mut txn = known.still(Txn::new()).when(at.clone(), end.modified);
+            let (head, segments) = lay_out(id, fence.attempt, &end, &new);
+            let last = segments.last().map(|(_, last)| last).filter(|last| (last.len() as u64) < MERGE_BELOW);
+            // A copy: a slice would keep the whole message in memory.
+            let last = last.map_or_else(Bytes::new, |last| Bytes::copy_from_slice(last));
             for (key, bytes) in segments {
                 txn = txn.put(key, bytes);
             }
             match self.store.commit(txn.put(at.clone(), codec::encode(&head))).await {
-                Ok(Commit::Done(_)) => return Ok(head.next_offset),
-                Ok(Commit::Conflict(_)) | Err(StoreError::Unknown(_)) => {}
+                Ok(Commit::Done(modified)) => {
+                    self.heads.put(id, fence.attempt, End { modified, head, last });
+                    return Ok(head.next_offset);
+                }
+                Ok(Commit::Conflict(_)) => {
+                    self.heads.remove(id, fence.attempt);
+                    fresh = true;
+                }
+                // It may have been made; the next look tells.
+                Err(StoreError::Unknown(_)) if lost + 1 < MAX_TRIES => {
+                    lost += 1;
+                    self.heads.remove(id, fence.attempt);
+                    fresh = true;
+                }
                 Err(error) => return Err(fault::from_store(error)),
             }
         }
-    }
-
-    /// The head after `new`, and the segments to write. Of what is over the limit only size and checksum are kept.
-    async fn lay_out(
-        &self,
-        id: ExecutionId,
-        attempt: u32,
-        head: LogHead,
-        new: &Bytes,
-    ) -> Result<(LogHead, Vec<(Key, Bytes)>), StoreError> {
-        let room = usize::try_from(LOG_BYTES.saturating_sub(head.kept)).unwrap_or(usize::MAX);
-        // Once something was cut, nothing is kept any more: what is kept is one piece from the beginning.
-        let kept = if head.kept == head.next_offset { new.slice(..new.len().min(room)) } else { Bytes::new() };
-        let mut after = LogHead {
-            next_offset: head.next_offset + new.len() as u64,
-            kept: head.kept + kept.len() as u64,
-            crc32c: crc32c::crc32c_append(head.crc32c, new),
-            last_segment: head.last_segment,
-        };
-        let mut start = head.kept;
-        let mut rest = kept;
-        let last_size = head.kept - head.last_segment;
-        if !rest.is_empty() && last_size > 0 && last_size < MERGE_BELOW {
-            let last = self.store.get(&key::log_segment(id, attempt, head.last_segment)).await?;
-            if let Some(last) = last.filter(|last| last.value.len() as u64 == last_size) {
-                let mut merged = BytesMut::with_capacity(last.value.len() + rest.len());
-                merged.extend_from_slice(&last.value);
-                merged.extend_from_slice(&rest);
-                start = head.last_segment;
-                rest = merged.freeze();
-            }
-        }
-        let mut segments = Vec::new();
-        while !rest.is_empty() {
-            let segment = rest.split_to(rest.len().min(STORED_VALUE_BYTES));
-            after.last_segment = start;
-            start += segment.len() as u64;
-            segments.push((key::log_segment(id, attempt, after.last_segment), segment));
-        }
-        Ok((after, segments))
     }
 
     async fn head(&self, id: ExecutionId, attempt: u32) -> Result<Option<LogHead>, StoreError> {
@@ -218,6 +222,58 @@ impl Logs {
     }
 }
 
+/// Whether the caller may append to the log of this attempt.
+fn may_append(principal: &Principal, execution: &Execution, fence: Fence) -> Result<(), Fault> {
+    let id = execution.id;
+    let this = |attempt: &&Attempt| attempt.number == fence.attempt && attempt.nonce == fence.nonce;
+    match execution.attempts.iter().find(this) {
+        Some(attempt) if attempt.executor.as_str() != principal.user => {
+            Err(fault::not_permitted(format!("execution {id} is not {}'s", principal.user)))
+        }
+        Some(attempt) if attempt.log.is_some() => {
+            Err(Fault::new(Code::FailedPrecondition, reason::LOG_SEALED, format!("the log of {id} is sealed")))
+        }
+        Some(_) => Ok(()),
+        // Attempts are not forgotten while anyone may write to them: it is of another history of the store.
+        None => {
+            let message = format!("attempt {} of {id} is not known by this fence", fence.attempt);
+            Err(Fault::new(Code::NotFound, reason::EXECUTION_NOT_FOUND, message))
+        }
+    }
+}
+
+/// The head after `new`, and the segments to write. Of what is over the limit only size and checksum are kept.
+fn lay_out(id: ExecutionId, attempt: u32, end: &End, new: &Bytes) -> (LogHead, Vec<(Key, Bytes)>) {
+    let head = end.head;
+    let room = usize::try_from(LOG_BYTES.saturating_sub(head.kept)).unwrap_or(usize::MAX);
+    // Once something was cut, nothing is kept any more: what is kept is one piece from the beginning.
+    let kept = if head.kept == head.next_offset { new.slice(..new.len().min(room)) } else { Bytes::new() };
+    let mut after = LogHead {
+        next_offset: head.next_offset + new.len() as u64,
+        kept: head.kept + kept.len() as u64,
+        crc32c: crc32c::crc32c_append(head.crc32c, new),
+        last_segment: head.last_segment,
+    };
+    let mut start = head.kept;
+    let mut rest = kept;
+    let last_size = head.kept - head.last_segment;
+    if !rest.is_empty() && (1..MERGE_BELOW).contains(&last_size) && end.last.len() as u64 == last_size {
+        let mut merged = BytesMut::with_capacity(end.last.len() + rest.len());
+        merged.extend_from_slice(&end.last);
+        merged.extend_from_slice(&rest);
+        start = head.last_segment;
+        rest = merged.freeze();
+    }
+    let mut segments = Vec::new();
+    while !rest.is_empty() {
+        let segment = rest.split_to(rest.len().min(STORED_VALUE_BYTES));
+        after.last_segment = start;
+        start += segment.len() as u64;
+        segments.push((key::log_segment(id, attempt, after.last_segment), segment));
+    }
+    (after, segments)
+}
+
 /// The part of a segment that is at or after `offset`, and where it begins.
 fn cut(entry: &Entry, offset: u64) -> Option<(u64, Bytes)> {
     let begins = u64::from_str_radix(entry.key.as_str().rsplit('/').next()?, 16).ok()?;
@@ -270,7 +326,7 @@ impl Reader {
                 || execution.attempts.iter().any(|known| known.number == attempt && known.ended_at.is_some());
             let later = next_started(&execution, attempt);
             if over && self.only.is_none() && self.follow && later > attempt {
-                self.tell_gap(attempt, offset).await?;
+                self.tell_gap(seal_of(&execution, attempt), attempt, offset).await?;
                 (attempt, offset) = (later, 0);
                 continue;
             }
@@ -283,20 +339,38 @@ impl Reader {
     }
 
     /// Tells what was printed at or after `offset` and is not kept; returns the log's size.
-    async fn tell_gap(&self, attempt: u32, offset: u64) -> Result<u64, Sending> {
-        let Some(LogHead { next_offset: size, kept, .. }) = self.logs.head(self.id, attempt).await? else { return Ok(0) };
-        let begins = kept.max(offset);
-        if size > begins {
-            let reason = format!("only the first {kept} bytes are kept");
-            self.say(Part::Gap(v1::LogGap { attempt, offset: begins, size: size - begins, reason })).await?;
+    async fn tell_gap(&self, seal: Option<LogSeal>, attempt: u32, offset: u64) -> Result<u64, Sending> {
+        let head = self.logs.head(self.id, attempt).await?;
+        let size = seal.map_or(0, |seal| seal.size_bytes).max(head.map_or(0, |head| head.next_offset));
+        let Some(LogHead { next_offset, kept, .. }) = head else {
+            // With bytes that were sealed and no head, it has been removed since the execution was looked at.
+            if seal.is_some_and(|seal| seal.size_bytes > seal.missing_bytes) {
+                return Err(fault::from_engine(EngineError::NotFound(self.id)).into());
+            }
+            self.gap(attempt, offset, size, NO_ROOM.to_owned()).await?;
+            return Ok(size);
+        };
+        if offset < kept && seal.is_some() {
+            return Err(fault::from_engine(EngineError::NotFound(self.id)).into());
         }
+        self.gap(attempt, kept.max(offset), next_offset, format!("only the first {kept} bytes are kept")).await?;
+        self.gap(attempt, next_offset.max(offset), size, NO_ROOM.to_owned()).await?;
         Ok(size)
     }
 
+    /// Tells that the bytes from `begins` to `ends` are not there, if these are any.
+    async fn gap(&self, attempt: u32, begins: u64, ends: u64, reason: String) -> Result<(), Sending> {
+        if begins >= ends {
+            return Ok(());
+        }
+        self.say(Part::Gap(v1::LogGap { attempt, offset: begins, size: ends - begins, reason })).await
+    }
+
     async fn end(&self, execution: &Execution, attempt: u32, offset: u64) -> Result<(), Sending> {
-        let size = self.tell_gap(attempt, offset).await?;
-        let seal = execution.attempts.iter().find(|known| known.number == attempt).and_then(|known| known.log);
-        let damaged = seal.is_some_and(|seal| !seal.whole);
+        let seal = seal_of(execution, attempt);
+        let size = self.tell_gap(seal, attempt, offset).await?;
+        // What was cut for want of room is told as a gap: that is no damage.
+        let damaged = seal.is_some_and(|seal| !seal.whole && seal.missing_bytes == 0);
         self.say(Part::End(v1::LogEnd { sealed: seal.is_some(), size, attempt, damaged })).await
     }
 
@@ -307,6 +381,10 @@ impl Reader {
                 return Ok(());
             }
             for (begins, data) in segments {
+                // What is kept is one piece: where bytes are missing before others, the log is being removed.
+                if begins != *offset {
+                    return Err(fault::from_engine(EngineError::NotFound(self.id)).into());
+                }
                 *offset = begins + data.len() as u64;
                 self.say(Part::Chunk(v1::LogChunk { attempt, offset: begins, data })).await?;
             }
@@ -349,6 +427,11 @@ impl From<Fault> for Sending {
     fn from(fault: Fault) -> Self {
         Self::Failed(fault)
     }
+}
+
+/// The seal of an attempt's log, where it is sealed.
+fn seal_of(execution: &Execution, attempt: u32) -> Option<LogSeal> {
+    execution.attempts.iter().find(|known| known.number == attempt)?.log
 }
 
 /// The newest attempt that has started, 0 for none.

@@ -7,6 +7,8 @@ use std::time::Duration;
 use octavius_store::{Entry, Event, Key, Range, Revision, Store, StoreError};
 use tokio_util::sync::CancellationToken;
 
+use crate::losses::Judge;
+
 /// Entries read at once.
 const PAGE: usize = 1000;
 
@@ -17,8 +19,8 @@ const RETRY: Duration = Duration::from_millis(250);
 pub(crate) trait Listener: Send + 'static {
     /// Forget everything; this is what there is, as of `revision`.
     fn reset(&mut self, entries: Vec<Entry>, revision: Revision);
-    /// This has changed.
-    fn change(&mut self, event: Event);
+    /// This has changed, at `revision`.
+    fn change(&mut self, event: Event, revision: Revision);
 }
 
 /// All entries under `prefix`, and the revision that they are of.
@@ -41,34 +43,48 @@ pub(crate) async fn list(store: &dyn Store, prefix: &Key) -> Result<(Vec<Entry>,
     }
 }
 
-/// Mirrors `prefix` into `listener` until `shutdown`.
-pub(crate) async fn run(store: Arc<dyn Store>, prefix: Key, mut listener: impl Listener, shutdown: CancellationToken) {
-    let follow = async {
-        loop {
-            if let Err(error) = follow(&*store, &prefix, &mut listener).await {
-                match error {
-                    StoreError::Compacted { .. } => tracing::debug!(%prefix, %error, "listing again"),
-                    error => {
-                        tracing::warn!(%prefix, %error, "the watch broke");
-                        tokio::time::sleep(RETRY).await;
+/// What mirrors are made with.
+#[derive(Debug, Clone)]
+pub(crate) struct Mirrors {
+    pub(crate) store: Arc<dyn Store>,
+    /// Is told when the store is away.
+    pub(crate) judge: Arc<Judge>,
+    pub(crate) shutdown: CancellationToken,
+}
+
+impl Mirrors {
+    /// Mirrors `prefix` into `listener` until the shutdown.
+    pub(crate) async fn run(&self, prefix: Key, mut listener: impl Listener) {
+        let follow = async {
+            loop {
+                if let Err(error) = self.follow(&prefix, &mut listener).await {
+                    match error {
+                        StoreError::Compacted { .. } => tracing::debug!(%prefix, %error, "listing again"),
+                        error => {
+                            tracing::warn!(%prefix, %error, "the watch broke");
+                            self.judge.store_failed();
+                            tokio::time::sleep(RETRY).await;
+                        }
                     }
                 }
             }
+        };
+        tokio::select! {
+            () = follow => {}
+            () = self.shutdown.cancelled() => {}
         }
-    };
-    tokio::select! {
-        () = follow => {}
-        () = shutdown.cancelled() => {}
     }
-}
 
-async fn follow(store: &dyn Store, prefix: &Key, listener: &mut impl Listener) -> Result<(), StoreError> {
-    let (entries, revision) = list(store, prefix).await?;
-    listener.reset(entries, revision);
-    let mut watch = store.watch(prefix, revision).await?;
-    loop {
-        for event in watch.next().await?.events {
-            listener.change(event);
+    async fn follow(&self, prefix: &Key, listener: &mut impl Listener) -> Result<(), StoreError> {
+        let (entries, revision) = list(&*self.store, prefix).await?;
+        listener.reset(entries, revision);
+        let mut watch = self.store.watch(prefix, revision).await?;
+        self.judge.store_answered();
+        loop {
+            let batch = watch.next().await?;
+            for event in batch.events {
+                listener.change(event, batch.revision);
+            }
         }
     }
 }

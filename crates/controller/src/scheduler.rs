@@ -5,17 +5,17 @@ use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
 use octavius_core::execution::{Event, Fence, Reason};
-use octavius_core::{ExecutionId, ExecutorId};
+use octavius_core::{Execution, ExecutionId, ExecutorId};
 use octavius_proto::to_duration;
 use octavius_proto::v1::{Assignment, session_response::Say};
-use octavius_store::{Entry, Event as Change, Revision, Store, key};
+use octavius_store::{Entry, Event as Change, Revision, StoreError, key};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 use crate::definitions::Definitions;
 use crate::engine::{Engine, EngineError};
-use crate::fleet::Fleet;
-use crate::mirror::Listener;
+use crate::fleet::{self, Fleet};
+use crate::mirror::{Listener, Mirrors};
 use crate::queue::{Queue, Waiting};
 use crate::random;
 
@@ -28,7 +28,6 @@ const RETRY: Duration = Duration::from_millis(250);
 /// What hands out work.
 #[derive(Debug)]
 pub(crate) struct Scheduler {
-    store: Arc<dyn Store>,
     engine: Engine,
     definitions: Arc<Definitions>,
     fleet: Arc<Fleet>,
@@ -36,13 +35,20 @@ pub(crate) struct Scheduler {
 }
 
 impl Scheduler {
-    pub(crate) fn new(store: Arc<dyn Store>, engine: Engine, definitions: Arc<Definitions>, fleet: Arc<Fleet>) -> Self {
-        Self { store, engine, definitions, fleet, queue: Mutex::default() }
+    pub(crate) fn new(engine: Engine, definitions: Arc<Definitions>, fleet: Arc<Fleet>) -> Self {
+        Self { engine, definitions, fleet, queue: Mutex::default() }
     }
 
     /// What waits.
     pub(crate) fn queue(&self) -> MutexGuard<'_, Queue> {
         self.queue.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+    }
+
+    /// Takes in what this controller has just submitted, written at `revision`: it need not wait for the watch to show it.
+    pub(crate) fn submitted(&self, execution: &Arc<Execution>, revision: Revision) {
+        self.engine.submitted(execution, revision);
+        self.queue().submitted(execution, revision);
+        self.fleet.changed.notify_one();
     }
 
     /// Hands out work until `shutdown`.
@@ -76,19 +82,25 @@ impl Scheduler {
             Ok(()) => {}
             // Someone else was quicker, or it was cancelled.
             Err(EngineError::Refused(_) | EngineError::NotFound(_)) => self.fleet.unclaimed(&executor, nonce),
+            // Trying again would not help. It waits on, for an administrator or until its wait is over, and holds nobody up.
+            Err(EngineError::Store(error @ StoreError::Unreadable(_))) => {
+                tracing::error!(id = %waiting.id, %error, "cannot be handed out");
+                self.fleet.unclaimed(&executor, nonce);
+                self.queue().set_aside(waiting);
+            }
             Err(error) => {
                 tracing::warn!(id = %waiting.id, %executor, %error, "could not be claimed");
                 self.fleet.unclaimed(&executor, nonce);
-                // It waits on where it stood. If it does not wait any more, the next claim is refused, and that is all.
+                // It waits on where it stood.
                 tokio::time::sleep(RETRY).await;
-                self.queue().put(waiting);
+                self.queue().put_back(waiting);
                 self.fleet.changed.notify_one();
             }
         }
     }
 
     async fn try_claim(&self, id: ExecutionId, executor: &ExecutorId, nonce: u64) -> Result<(), EngineError> {
-        let known = self.engine.read(id).await?;
+        let known = self.engine.recall(id, |_| true).await?;
         // Before the claim: what cannot be assigned need not be claimed.
         let definition = self.definitions.get(known.execution.definition).await?;
         let arguments = self.engine.arguments(&known.execution).await?;
@@ -103,11 +115,13 @@ impl Scheduler {
             definition: definition.to_canonical_json().into(),
             arguments: arguments.into_iter().collect(),
             timeout: Some(to_duration(execution.timeout)),
-            user: execution.user,
+            user: execution.user.clone(),
         };
+        octavius_failpoint::reach(&octavius_failpoint::ASSIGN);
         if !self.fleet.tell(executor, Say::Assignment(assignment)) {
             self.unclaim(id, fence, "the executor's session ended before it was told").await;
         }
+        octavius_failpoint::reach(&octavius_failpoint::ASSIGN_TOLD);
         Ok(())
     }
 
@@ -120,7 +134,7 @@ impl Scheduler {
 }
 
 /// Why an execution waits, a line for each cause, as people read it.
-pub(crate) fn waiting(scheduler: &Scheduler, execution: &octavius_core::Execution) -> Vec<String> {
+pub(crate) fn waiting(scheduler: &Scheduler, execution: &Execution) -> Vec<String> {
     use crate::fleet::Unfit;
     let mut lines = Vec::new();
     if let Some(ahead) = scheduler.queue().ahead_of(execution.id)
@@ -129,8 +143,8 @@ pub(crate) fn waiting(scheduler: &Scheduler, execution: &octavius_core::Executio
         lines.push(format!("{ahead} {} ahead of it", if ahead == 1 { "execution is" } else { "executions are" }));
     }
     let fleet = &scheduler.fleet;
-    if fleet.sessions() == 0 {
-        lines.push("no executor has a session with this controller".to_owned());
+    if fleet.present() == 0 {
+        lines.push("no executor is there".to_owned());
     }
     for (executor, unfit) in fleet.unfit(&execution.selector) {
         lines.push(match unfit {
@@ -143,40 +157,32 @@ pub(crate) fn waiting(scheduler: &Scheduler, execution: &octavius_core::Executio
 }
 
 /// Feeds the scheduler with what waits: everything under `queue/`.
-pub(crate) struct QueueListener(pub(crate) Arc<Scheduler>);
+struct Waits(Arc<Scheduler>);
 
-impl Listener for QueueListener {
-    fn reset(&mut self, entries: Vec<Entry>, _: Revision) {
-        let mut queue = self.0.queue();
-        queue.clear();
-        entries.iter().for_each(|entry| queue.insert(entry));
-        drop(queue);
+impl Listener for Waits {
+    fn reset(&mut self, entries: Vec<Entry>, revision: Revision) {
+        self.0.queue().reset(&entries, revision);
         self.0.fleet.changed.notify_one();
     }
 
-    fn change(&mut self, event: Change) {
+    fn change(&mut self, event: Change, revision: Revision) {
         match event {
             Change::Put(entry) => {
-                self.0.queue().insert(&entry);
+                self.0.queue().insert(&entry, revision);
                 self.0.fleet.changed.notify_one();
             }
-            Change::Delete(key) => self.0.queue().remove_key(&key),
+            Change::Delete(key) => self.0.queue().remove(&key, revision),
         }
     }
 }
 
-/// Keeps the mirrors that the scheduler works from, until `shutdown`.
-pub(crate) async fn mirror(scheduler: Arc<Scheduler>, shutdown: CancellationToken) {
-    let store = Arc::clone(&scheduler.store);
-    let fleet = Arc::clone(&scheduler.fleet);
+/// Keeps the mirrors that the scheduler works from, until the shutdown.
+pub(crate) async fn mirror(scheduler: Arc<Scheduler>, mirrors: Mirrors) {
+    let fleet = || Arc::clone(&scheduler.fleet);
     tokio::join!(
-        crate::mirror::run(Arc::clone(&store), key::queue(), QueueListener(Arc::clone(&scheduler)), shutdown.clone()),
-        crate::mirror::run(
-            Arc::clone(&store),
-            key::owned_by_all(),
-            crate::fleet::HoldingsListener(Arc::clone(&fleet)),
-            shutdown.clone()
-        ),
-        crate::mirror::run(store, key::presences(), crate::fleet::PresenceListener(fleet), shutdown),
+        mirrors.run(key::queue(), Waits(Arc::clone(&scheduler))),
+        mirrors.run(key::owned_by_all(), fleet::Holdings(fleet())),
+        mirrors.run(key::presences(), fleet::Presences(fleet())),
+        mirrors.run(key::executors(), fleet::Registrations(fleet())),
     );
 }

@@ -24,16 +24,22 @@ use tonic::transport::server::TcpIncoming;
 use crate::admin::Admin;
 use crate::auth::AuthLayer;
 use crate::catalog_service::CatalogRpcs;
-use crate::catalogs::Catalogs;
+use crate::catalogs::{self, Catalogs};
 use crate::definitions::Definitions;
 use crate::engine::Engine;
 use crate::executions::Executions;
 use crate::executors::Executors;
 use crate::fleet::Fleet;
+use crate::heads::Heads;
+use crate::keeper::{Keeper, Retention};
 use crate::logs::Logs;
+use crate::losses::Judge;
+use crate::mirror::Mirrors;
 use crate::reconcile::Reconciler;
+use crate::room::Room;
 use crate::scheduler::{self, Scheduler};
-use crate::tokens::{BootstrapError, Tokens};
+use crate::slices;
+use crate::tokens::{self, BootstrapError, Tokens};
 
 /// Calls that one connection may have under way: a client needs a few, a flood is held here.
 const STREAMS_PER_CONNECTION: u32 = 1024;
@@ -61,6 +67,11 @@ pub struct ControllerOptions {
     pub bootstrap_token_file: PathBuf,
     /// Durations.
     pub timing: Timing,
+    /// How long what is over is kept.
+    pub retention: Retention,
+    /// Whether the controllers have the store forget what was replaced more than a few minutes ago. Not where etcd is shared with others
+    /// who see to that; where nobody does, the store grows until it is full.
+    pub compact: bool,
 }
 
 /// Why a controller could not begin.
@@ -77,6 +88,9 @@ pub enum ControllerError {
     /// The store does not answer.
     #[error(transparent)]
     Store(#[from] StoreError),
+    /// A backup is being restored into the store, or its restore was interrupted.
+    #[error("a backup was being restored into the store, and not all of it is there: run the restore again, or empty the store")]
+    Restoring,
     /// The first admin's token could not be written.
     #[error(transparent)]
     Bootstrap(#[from] BootstrapError),
@@ -102,7 +116,7 @@ impl Controller {
     /// # Errors
     /// Where it cannot listen, the store does not answer, or the first admin's token cannot be written.
     pub async fn start(options: ControllerOptions) -> Result<Self, ControllerError> {
-        let ControllerOptions { store, listen, bootstrap_token_file, timing } = options;
+        let ControllerOptions { store, listen, bootstrap_token_file, timing, retention, compact } = options;
         let id = identity(&*store).await?;
         let tokens = Arc::new(Tokens::new(Arc::clone(&store)));
         tokens.bootstrap(&bootstrap_token_file).await?;
@@ -117,14 +131,30 @@ impl Controller {
         let definitions = Arc::new(Definitions::new(Arc::clone(&store)));
         let catalogs = Arc::new(Catalogs::new(Arc::clone(&store), Arc::clone(&definitions)));
         let fleet = Arc::new(Fleet::default());
-        let scheduler =
-            Arc::new(Scheduler::new(Arc::clone(&store), engine.clone(), Arc::clone(&definitions), Arc::clone(&fleet)));
+        let scheduler = Arc::new(Scheduler::new(engine.clone(), Arc::clone(&definitions), Arc::clone(&fleet)));
         let failed = CancellationToken::new();
-        tasks.spawn(watched(failed.clone(), scheduler::mirror(Arc::clone(&scheduler), shutdown.clone())));
+        let judge = Arc::new(Judge::new(&timing));
+        let mirrors = Mirrors { store: Arc::clone(&store), judge: Arc::clone(&judge), shutdown: shutdown.clone() };
+        let peer = ExecutionId::generate().to_string();
+        let slices = slices::run(peer, Arc::clone(&scheduler), mirrors.clone(), timing.ping_interval, timing.ping_deadline);
+        tasks.spawn(watched(failed.clone(), slices));
+        tasks.spawn(watched(failed.clone(), catalogs::follow(Arc::clone(&catalogs), mirrors.clone())));
+        tasks.spawn(watched(failed.clone(), tokens::follow(Arc::clone(&tokens), mirrors.clone())));
+        tasks.spawn(watched(failed.clone(), scheduler::mirror(Arc::clone(&scheduler), mirrors.clone())));
         tasks.spawn(watched(failed.clone(), Arc::clone(&scheduler).run(shutdown.clone())));
-        let reconciler =
-            Reconciler { engine: engine.clone(), fleet: Arc::clone(&fleet), scheduler: Arc::clone(&scheduler), timing };
+        let reconciler = Reconciler {
+            store: Arc::clone(&store),
+            engine: engine.clone(),
+            fleet: Arc::clone(&fleet),
+            scheduler: Arc::clone(&scheduler),
+            judge: Arc::clone(&judge),
+            timing,
+        };
         tasks.spawn(watched(failed.clone(), reconciler.run(shutdown.clone())));
+        let room = Arc::new(Room::default());
+        tasks.spawn(watched(failed.clone(), Arc::clone(&room).watch(Arc::clone(&store), timing, shutdown.clone())));
+        let keeper = Keeper::new(Arc::clone(&store), timing, retention, compact);
+        tasks.spawn(watched(failed.clone(), keeper.run(shutdown.clone())));
 
         let executions = Executions {
             store: Arc::clone(&store),
@@ -132,14 +162,18 @@ impl Controller {
             catalogs: Arc::clone(&catalogs),
             definitions: Arc::clone(&definitions),
             scheduler,
+            room: Arc::clone(&room),
             timing,
             tasks: tasks.clone(),
             shutdown: shutdown.clone(),
         };
+        let heads: Arc<Heads> = Arc::default();
         let logs = Logs {
             store: Arc::clone(&store),
             engine: engine.clone(),
             executions: executions.clone(),
+            heads: Arc::clone(&heads),
+            room: Arc::clone(&room),
             tasks: tasks.clone(),
             shutdown: shutdown.clone(),
         };
@@ -148,13 +182,28 @@ impl Controller {
             engine,
             fleet,
             tokens: Arc::clone(&tokens),
+            judge,
+            heads,
             timing,
             controller_id: id.clone(),
             tasks: tasks.clone(),
             shutdown: shutdown.clone(),
         };
-        let catalog = CatalogRpcs { store, catalogs, definitions, controller_id: id.clone(), shutdown: shutdown.clone() };
-        let admin = Admin { tokens: Arc::clone(&tokens), controller_id: id.clone() };
+        let catalog = CatalogRpcs {
+            store: Arc::clone(&store),
+            catalogs,
+            definitions,
+            room,
+            controller_id: id.clone(),
+            shutdown: shutdown.clone(),
+        };
+        let admin = Admin {
+            store,
+            tokens: Arc::clone(&tokens),
+            controller_id: id.clone(),
+            tasks: tasks.clone(),
+            shutdown: shutdown.clone(),
+        };
 
         let (health, health_service) = tonic_health::server::health_reporter();
         health.set_serving::<ExecutionServiceServer<Executions>>().await;
@@ -224,15 +273,19 @@ async fn watched(failed: CancellationToken, work: impl Future<Output = ()>) {
 }
 
 /// The id of a store, made by whoever starts first.
-async fn identity(store: &dyn Store) -> Result<String, StoreError> {
+async fn identity(store: &dyn Store) -> Result<String, ControllerError> {
     let at = key::controller();
     loop {
         if let Some(entry) = store.get(&at).await? {
             return Ok(codec::decode::<ControllerRecord>(&entry)?.id);
         }
+        if store.get(&key::restoring()).await?.is_some() {
+            return Err(ControllerError::Restoring);
+        }
         let id = ExecutionId::generate().to_string();
         let record = ControllerRecord { id: id.clone() };
-        if let Commit::Done(_) = store.commit(Txn::new().absent(at.clone()).put(at.clone(), codec::encode(&record))).await? {
+        let txn = Txn::new().absent(at.clone()).absent(key::restoring()).put(at.clone(), codec::encode(&record));
+        if let Commit::Done(_) = store.commit(txn).await? {
             return Ok(id);
         }
     }

@@ -1,6 +1,6 @@
 //! Tokens: made, looked up, revoked. The store knows only their SHA-256.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::path::Path;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
@@ -8,8 +8,9 @@ use std::time::{Duration, Instant};
 use octavius_core::token::{Token, TokenKind};
 use octavius_core::{Digest, ExecutionId, ExecutorId, Principal, Role, Timestamp};
 use octavius_store::record::{ExecutorRecord, TokenRecord};
-use octavius_store::{Commit, Entry, Store, StoreError, Txn, codec, key};
+use octavius_store::{Commit, Entry, Event, Key, Revision, Store, StoreError, Txn, codec, key};
 
+use crate::mirror::{Listener, Mirrors};
 use crate::{mirror, random};
 
 /// For how long a looked-up token is trusted without asking the store again; a revocation takes effect on every controller within it.
@@ -29,6 +30,37 @@ pub(crate) const REGISTRATION_LIFETIME: Duration = Duration::from_secs(24 * 3600
 pub(crate) struct Tokens {
     store: Arc<dyn Store>,
     known: Mutex<HashMap<Digest, (Instant, TokenRecord)>>,
+    /// Tokens that there are, as the watch shows it.
+    shown: Mutex<HashSet<Digest>>,
+}
+
+/// Feeds the tokens with those that there are: everything under `token/`.
+struct TokensListener(Arc<Tokens>);
+
+fn digest_of(key: &Key) -> Option<Digest> {
+    key.as_str().rsplit('/').next()?.parse().ok()
+}
+
+impl Listener for TokensListener {
+    fn reset(&mut self, entries: Vec<Entry>, _: Revision) {
+        *self.0.shown() = entries.iter().filter_map(|entry| digest_of(&entry.key)).collect();
+    }
+
+    fn change(&mut self, event: Event, _: Revision) {
+        let Some(digest) = digest_of(event.key()) else { return };
+        match event {
+            Event::Put(_) => drop(self.0.shown().insert(digest)),
+            Event::Delete(_) => {
+                self.0.shown().remove(&digest);
+                self.0.known().remove(&digest);
+            }
+        }
+    }
+}
+
+/// Keeps sight of the tokens that there are until the shutdown.
+pub(crate) async fn follow(tokens: Arc<Tokens>, mirrors: Mirrors) {
+    mirrors.run(key::tokens(), TokensListener(tokens)).await;
 }
 
 /// A token that was just made.
@@ -61,11 +93,20 @@ pub enum BootstrapError {
 
 impl Tokens {
     pub(crate) fn new(store: Arc<dyn Store>) -> Self {
-        Self { store, known: Mutex::default() }
+        Self { store, known: Mutex::default(), shown: Mutex::default() }
     }
 
     fn known(&self) -> std::sync::MutexGuard<'_, HashMap<Digest, (Instant, TokenRecord)>> {
         self.known.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+    }
+
+    fn shown(&self) -> std::sync::MutexGuard<'_, HashSet<Digest>> {
+        self.shown.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+    }
+
+    /// Whether the watch shows the token of this digest; one that was made or revoked a moment ago may be shown too late.
+    pub(crate) fn is_shown(&self, digest: &Digest) -> bool {
+        self.shown().contains(digest)
     }
 
     /// Who bears this token; `None` where it is not valid, for whatever reason.

@@ -284,7 +284,7 @@ async fn one_learns_why_an_execution_waits() {
         .await;
     };
     let first = house.execute("web").await;
-    expect(&first, "no executor has a session with this controller").await;
+    expect(&first, "no executor is there").await;
     let other = Fake::register(&house, "other").await;
     let _plain = other.session(hello(1)).await.unwrap();
     expect(&first, "other  has no label vpc, needs vpc=web").await;

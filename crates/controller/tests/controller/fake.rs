@@ -84,7 +84,7 @@ impl Fake {
     }
 
     pub(crate) async fn runs(&self, claim: &v1::Assignment) -> Verdict {
-        self.report(claim, Step::Running(v1::Running { runs_as: "pid 7".into() })).await.unwrap()
+        self.report(claim, Step::Running(v1::Running { runs_as: "pid 7".into(), image: "i@sha256:7".into() })).await.unwrap()
     }
 
     /// Says that it starts and runs.
@@ -125,7 +125,8 @@ pub(crate) fn finished(outcome: ExecutionState, log: &[u8]) -> Step {
     };
     let reason = if outcome == ExecutionState::Failed { "EXIT_CODE" } else { "" };
     let ending = v1::Ending { outcome: outcome.into(), reason: reason.into(), message: String::new(), exit_code };
-    Step::Finished(v1::Finished { ending: Some(ending), log_size: log.len() as u64, log_crc32c: crc32c::crc32c(log) })
+    let (log_size, log_crc32c) = (log.len() as u64, crc32c::crc32c(log));
+    Step::Finished(v1::Finished { ending: Some(ending), log_size, log_crc32c, log_cut: false })
 }
 
 fn ping(free: u32) -> SessionRequest {

@@ -1,4 +1,5 @@
-//! A controller of a test's own, and what every test asks of it.
+//! A controller of a test's own, and what every test asks of it. Its store is embedded, or an etcd of its own where the environment says
+//! `OCTAVIUS_TEST_STORE=etcd`.
 
 use std::collections::HashMap;
 use std::net::SocketAddr;
@@ -7,12 +8,13 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use octavius_controller::{Controller, ControllerOptions};
+use octavius_controller::{Controller, ControllerOptions, Retention};
 use octavius_core::{Digest, ExecutionId, JobDefinition, Timing};
 use octavius_proto::Fault;
 use octavius_proto::client::{Address, Connection};
 use octavius_proto::v1::{self, ExecutionState, Role};
-use octavius_store::{EmbeddedOptions, Store, open_embedded};
+use octavius_store::{EmbeddedOptions, EtcdOptions, Store, open_embedded, open_etcd};
+use octavius_tests::Etcd;
 use tempfile::TempDir;
 use tonic::Status;
 
@@ -31,7 +33,27 @@ pub(crate) struct House {
     pub(crate) address: SocketAddr,
     pub(crate) token: String,
     pub(crate) timing: Timing,
+    pub(crate) retention: Retention,
     dir: TempDir,
+    /// The etcd that holds the store, if one does.
+    etcd: Option<Etcd>,
+}
+
+/// An etcd, if the environment asks for one.
+async fn etcd() -> Option<Etcd> {
+    match std::env::var("OCTAVIUS_TEST_STORE").as_deref() {
+        Ok("etcd") => Some(tokio::task::spawn_blocking(Etcd::single).await.unwrap().unwrap()),
+        Ok("embedded") | Err(_) => None,
+        Ok(other) => panic!("OCTAVIUS_TEST_STORE={other}: etcd or embedded is expected"),
+    }
+}
+
+/// Opens the store in this folder, or in this etcd.
+async fn open_store(dir: &TempDir, etcd: Option<&Etcd>) -> Arc<dyn Store> {
+    match etcd {
+        Some(etcd) => open_etcd(EtcdOptions::new(etcd.endpoints())).await.unwrap(),
+        None => open_embedded(&dir.path().join("store"), EmbeddedOptions::default()).unwrap(),
+    }
 }
 
 impl House {
@@ -43,24 +65,40 @@ impl House {
         Self::over(timing, |store| store).await
     }
 
+    /// A controller that keeps what is over for so long.
+    pub(crate) async fn keeping(timing: Timing, retention: Retention) -> Self {
+        Self::build(timing, retention, |store| store).await
+    }
+
     /// A controller over what `wrap` makes of the store.
     pub(crate) async fn over(timing: Timing, wrap: impl FnOnce(Arc<dyn Store>) -> Arc<dyn Store>) -> Self {
+        Self::build(timing, Retention::default(), wrap).await
+    }
+
+    async fn build(timing: Timing, retention: Retention, wrap: impl FnOnce(Arc<dyn Store>) -> Arc<dyn Store>) -> Self {
         let dir = tempfile::tempdir().unwrap();
-        let store = open_embedded(&dir.path().join("store"), EmbeddedOptions::default()).unwrap();
+        let etcd = etcd().await;
+        let store = open_store(&dir, etcd.as_ref()).await;
         let address = SocketAddr::from(([127, 0, 0, 1], 0));
-        let mut house = Self { controller: None, store: Some(wrap(store)), address, token: String::new(), timing, dir };
+        let mut house =
+            Self { controller: None, store: Some(wrap(store)), address, token: String::new(), timing, retention, dir, etcd };
         house.start().await;
         house
     }
 
-    async fn start(&mut self) {
-        let options = ControllerOptions {
+    fn options(&self, bootstrap_token_file: PathBuf) -> ControllerOptions {
+        ControllerOptions {
             store: Arc::clone(self.store()),
             listen: SocketAddr::from(([127, 0, 0, 1], 0)),
-            bootstrap_token_file: self.token_file(),
+            bootstrap_token_file,
             timing: self.timing,
-        };
-        let controller = Controller::start(options).await.unwrap();
+            retention: self.retention,
+            compact: true,
+        }
+    }
+
+    async fn start(&mut self) {
+        let controller = Controller::start(self.options(self.token_file())).await.unwrap();
         self.address = controller.address();
         self.controller = Some(controller);
         self.token = std::fs::read_to_string(self.token_file()).unwrap().trim().to_owned();
@@ -93,19 +131,13 @@ impl House {
         })
         .await;
         drop(self.store.take());
-        self.store = Some(open_embedded(&self.dir.path().join("store"), EmbeddedOptions::default()).unwrap());
+        self.store = Some(open_store(&self.dir, self.etcd.as_ref()).await);
         self.start().await;
     }
 
     /// A second controller on the same store, as behind a load balancer.
     pub(crate) async fn neighbour(&self) -> Controller {
-        let options = ControllerOptions {
-            store: Arc::clone(self.store()),
-            listen: SocketAddr::from(([127, 0, 0, 1], 0)),
-            bootstrap_token_file: self.dir.path().join("none"),
-            timing: self.timing,
-        };
-        Controller::start(options).await.unwrap()
+        Controller::start(self.options(self.dir.path().join("none"))).await.unwrap()
     }
 
     pub(crate) async fn connect(&self, token: Option<&str>) -> Connection {

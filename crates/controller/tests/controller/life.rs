@@ -56,6 +56,7 @@ async fn a_watch_tells_each_state_once_in_order_and_ends() {
         let execution = get(&admin, &id).await;
         let attempt = &execution.attempts[0];
         assert_eq!((attempt.log_size, attempt.runs_as.as_str(), execution.exit_code), (Some(6), "pid 7", Some(0)));
+        assert_eq!(attempt.image, "i@sha256:7");
         assert_eq!(states(admin.clone(), id).await, [S::Succeeded], "one that has ended is told once");
     }
 }
@@ -134,8 +135,10 @@ async fn reports_can_be_repeated_and_only_the_holder_may_make_them() {
     let stolen = thief.report(&claim, Step::Starting(v1::Starting {})).await.unwrap_err();
     assert_eq!((stolen.code, stolen.reason.as_str()), (Code::PermissionDenied, reason::NOT_PERMITTED));
     let guessed = v1::Assignment { nonce: claim.nonce ^ 1, ..claim.clone() };
-    assert_eq!(fake.starts(&guessed).await, Verdict::Stop, "another fence");
-    assert_eq!(fake.finishes(&guessed, S::Succeeded, b"").await, Ok(Verdict::Stop));
+    for step in [Step::Starting(v1::Starting {}), finished(S::Succeeded, b"")] {
+        let fault = fake.report(&guessed, step).await.unwrap_err();
+        assert_eq!((fault.code, fault.reason.as_str()), (Code::NotFound, reason::EXECUTION_NOT_FOUND), "another fence");
+    }
     let unstarted = fake.finishes(&claim, S::Succeeded, b"").await;
     assert_eq!(unstarted, Ok(Verdict::Stop), "what never started cannot have succeeded");
     for _ in 0..2 {
@@ -153,7 +156,8 @@ async fn reports_can_be_repeated_and_only_the_holder_may_make_them() {
     assert_eq!((execution.state(), execution.exit_code, execution.reason.as_str()), (S::Failed, Some(3), "EXIT_CODE"));
     assert_eq!(fake.starts(&claim).await, Verdict::Stop);
     let nowhere = v1::Assignment { id: octavius_core::ExecutionId::generate().to_string(), ..claim };
-    assert_eq!(fake.starts(&nowhere).await, Verdict::Stop, "an execution that the store does not know is not run");
+    let unknown = fake.report(&nowhere, Step::Starting(v1::Starting {})).await.unwrap_err();
+    assert_eq!(unknown.reason, reason::EXECUTION_NOT_FOUND, "an execution that the store does not know is not run");
 }
 
 #[tokio::test]

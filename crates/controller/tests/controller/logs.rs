@@ -113,9 +113,12 @@ async fn only_the_executor_that_has_the_attempt_may_append() {
     let (_fake, _session, claim) = running(&house).await;
     let thief = Fake::register(&house, "thief").await;
     let guess = v1::Assignment { nonce: claim.nonce.wrapping_add(1), ..claim.clone() };
-    for (who, claim) in [(&thief, &claim), (&thief, &guess), (&_fake, &guess)] {
-        let fault = who.append(claim, 0, b"forged").await.unwrap_err();
-        assert_eq!((fault.code, fault.reason.as_str()), (Code::PermissionDenied, reason::NOT_PERMITTED));
+    let fault = thief.append(&claim, 0, b"forged").await.unwrap_err();
+    assert_eq!((fault.code, fault.reason.as_str()), (Code::PermissionDenied, reason::NOT_PERMITTED));
+    // An attempt that was never there: an executor whose store was restored from an older backup learns so that it is to let it be.
+    for who in [&thief, &_fake] {
+        let fault = who.append(&guess, 0, b"forged").await.unwrap_err();
+        assert_eq!((fault.code, fault.reason.as_str()), (Code::NotFound, reason::EXECUTION_NOT_FOUND));
     }
     let nowhere = v1::Assignment { id: octavius_core::ExecutionId::generate().to_string(), ..claim.clone() };
     assert_eq!(thief.append(&nowhere, 0, b"x").await.unwrap_err().code, Code::NotFound);
@@ -296,6 +299,23 @@ async fn what_is_over_the_limit_is_a_gap_that_is_told() {
     let seen = following.await.unwrap();
     assert_eq!(seen.attempts, [(1, b"0123456789".to_vec()), (2, b"second".to_vec())]);
     assert_eq!(seen.gaps, [(1, LOG_BYTES, 8)], "told before the next attempt begins");
+}
+
+/// Retention takes a log away piece by piece, from its beginning.
+#[tokio::test]
+async fn a_log_that_is_being_removed_is_not_read_as_if_it_began_later() {
+    let house = House::open().await;
+    let admin = house.admin().await;
+    let (fake, _session, claim) = running(&house).await;
+    let log = vec![b'x'; 200_000];
+    fake.append(&claim, 0, &log).await.unwrap();
+    assert_eq!(fake.finishes(&claim, S::Succeeded, &log).await, Ok(Verdict::Accepted));
+    let first = key::log_segment(claim.id.parse().unwrap(), 1, 0);
+    house.store().commit(Txn::new().delete(first)).await.unwrap();
+    let fault = read(&admin, whole(&claim.id)).await.unwrap_err();
+    assert_eq!((fault.code, fault.reason.as_str()), (Code::NotFound, reason::EXECUTION_NOT_FOUND));
+    let rest = read(&admin, v1::ReadLogRequest { offset: 150_000, ..whole(&claim.id) }).await.unwrap();
+    assert_eq!(rest.only(), &log[150_000..], "what is there can still be read");
 }
 
 /// Nothing gets into a log behind its seal, however the calls race.

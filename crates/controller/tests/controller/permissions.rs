@@ -39,6 +39,7 @@ const EXPECTED: &[(&str, &str)] = &[
     ("AdminService/CreateToken", "admin"),
     ("AdminService/ListTokens", "admin"),
     ("AdminService/RevokeToken", "admin"),
+    ("AdminService/Backup", "admin"),
 ];
 
 async fn channel(house: &House) -> Channel {

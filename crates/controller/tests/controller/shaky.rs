@@ -1,6 +1,6 @@
 //! A store that fails every so often, loses answers and breaks watches: what was accepted still ends, once.
 
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
@@ -12,26 +12,44 @@ use octavius_proto::v1::report_execution_request::Step;
 use octavius_proto::v1::session_response::Say;
 use octavius_proto::v1::{self, ExecutionState as S, Verdict};
 use octavius_proto::{Fault, reason};
-use octavius_store::{Commit, Entry, Key, Page, Presence, Range, Revision, Store, StoreError, Txn, Watch, WatchBatch};
+use octavius_store::{Commit, Entry, Key, Page, Presence, Range, Revision, Store, StoreError, Txn, Usage, Watch, WatchBatch};
+use tokio::sync::watch;
 use tonic::Code;
 
 use crate::fake::{Fake, finished, hello};
-use crate::harness::{Dice, House, PATIENCE, get, reaches, request, send, timing};
+use crate::harness::{Dice, House, PATIENCE, get, reaches, request, send, timing, told};
 
 #[derive(Debug)]
 struct Shaky {
     inner: Arc<dyn Store>,
     dice: Arc<Mutex<Dice>>,
     shakes: Arc<AtomicBool>,
+    /// Whether it does not answer at all.
+    away: watch::Receiver<bool>,
+    /// How often it was asked for anything but watches and presences.
+    asked: Arc<AtomicUsize>,
 }
 
 impl Shaky {
+    /// A store that neither shakes nor goes away.
+    fn calm(inner: Arc<dyn Store>) -> Self {
+        let dice = Arc::new(Mutex::new(Dice::thrown()));
+        Self { inner, dice, shakes: Arc::default(), away: watch::channel(false).1, asked: Arc::default() }
+    }
+
+    fn count(&self) {
+        self.asked.fetch_add(1, Ordering::SeqCst);
+    }
+
     /// Whether something of this likelihood, in percent, happens now.
     fn happens(&self, percent: usize) -> bool {
         self.shakes.load(Ordering::Relaxed) && self.dice.lock().unwrap().below(100) < percent
     }
 
     fn fails(&self) -> Result<(), StoreError> {
+        if *self.away.borrow() {
+            return Err(StoreError::Unavailable("away".into()));
+        }
         if self.happens(3) { Err(StoreError::Unavailable("shaken".into())) } else { Ok(()) }
     }
 }
@@ -39,16 +57,19 @@ impl Shaky {
 #[async_trait]
 impl Store for Shaky {
     async fn get(&self, key: &Key) -> Result<Option<Entry>, StoreError> {
+        self.count();
         self.fails()?;
         self.inner.get(key).await
     }
 
     async fn range(&self, range: &Range) -> Result<Page, StoreError> {
+        self.count();
         self.fails()?;
         self.inner.range(range).await
     }
 
     async fn commit(&self, txn: Txn) -> Result<Commit, StoreError> {
+        self.count();
         self.fails()?;
         if self.happens(3) {
             return Err(StoreError::Unknown("lost before it was made".into()));
@@ -60,12 +81,51 @@ impl Store for Shaky {
     async fn watch(&self, prefix: &Key, after: Revision) -> Result<Box<dyn Watch>, StoreError> {
         self.fails()?;
         let inner = self.inner.watch(prefix, after).await?;
-        Ok(Box::new(ShakyWatch { inner, dice: Arc::clone(&self.dice), shakes: Arc::clone(&self.shakes) }))
+        let (dice, shakes, away) = (Arc::clone(&self.dice), Arc::clone(&self.shakes), self.away.clone());
+        Ok(Box::new(ShakyWatch { inner, dice, shakes, away }))
     }
 
     async fn announce(&self, key: Key, value: Bytes, ttl: Duration) -> Result<Box<dyn Presence>, StoreError> {
         self.fails()?;
-        self.inner.announce(key, value, ttl).await
+        let inner = self.inner.announce(key, value, ttl).await?;
+        Ok(Box::new(ShakyPresence { inner, away: self.away.clone() }))
+    }
+
+    async fn usage(&self) -> Result<Usage, StoreError> {
+        self.fails()?;
+        self.inner.usage().await
+    }
+
+    async fn compact(&self, until: Revision) -> Result<(), StoreError> {
+        self.fails()?;
+        self.inner.compact(until).await
+    }
+
+    async fn reclaim(&self) -> Result<(), StoreError> {
+        self.fails()?;
+        self.inner.reclaim().await
+    }
+}
+
+struct ShakyPresence {
+    inner: Box<dyn Presence>,
+    away: watch::Receiver<bool>,
+}
+
+#[async_trait]
+impl Presence for ShakyPresence {
+    async fn renew(&self) -> Result<(), StoreError> {
+        if *self.away.borrow() {
+            return Err(StoreError::Unavailable("away".into()));
+        }
+        self.inner.renew().await
+    }
+
+    async fn withdraw(self: Box<Self>) -> Result<(), StoreError> {
+        if *self.away.borrow() {
+            return Err(StoreError::Unavailable("away".into()));
+        }
+        self.inner.withdraw().await
     }
 }
 
@@ -73,12 +133,22 @@ struct ShakyWatch {
     inner: Box<dyn Watch>,
     dice: Arc<Mutex<Dice>>,
     shakes: Arc<AtomicBool>,
+    away: watch::Receiver<bool>,
 }
 
 #[async_trait]
 impl Watch for ShakyWatch {
     async fn next(&mut self) -> Result<WatchBatch, StoreError> {
-        let batch = self.inner.next().await?;
+        let gone = async {
+            // Where nobody can say any more that it is away, it is there for good.
+            if self.away.wait_for(|away| *away).await.is_err() {
+                std::future::pending::<()>().await;
+            }
+        };
+        let batch = tokio::select! {
+            batch = self.inner.next() => batch?,
+            () = gone => return Err(StoreError::Unavailable("away".into())),
+        };
         let breaks = self.shakes.load(Ordering::Relaxed) && self.dice.lock().unwrap().below(100) < 5;
         if breaks { Err(StoreError::Compacted { asked: batch.revision, oldest: batch.revision + 1 }) } else { Ok(batch) }
     }
@@ -117,7 +187,7 @@ async fn whatever_the_store_does_each_execution_starts_once_and_ends() {
     let shakes = Arc::new(AtomicBool::new(false));
     let dice = Arc::new(Mutex::new(Dice::thrown()));
     let timing = Timing { claim_timeout: Duration::from_millis(500), ..timing() };
-    let house = House::over(timing, |inner| Arc::new(Shaky { inner, dice, shakes: Arc::clone(&shakes) })).await;
+    let house = House::over(timing, |inner| Arc::new(Shaky { dice, shakes: Arc::clone(&shakes), ..Shaky::calm(inner) })).await;
     house.apply(&[r#"{"name":"j","command":["true"]}"#]).await;
     let admin = house.admin().await;
     let fake = Fake::register(&house, "e").await;
@@ -192,4 +262,107 @@ async fn whatever_the_store_does_each_execution_starts_once_and_ends() {
     session.hears_nothing(3).await;
     let waits = last.iter().find(|id| !claims.contains(id)).unwrap();
     assert_eq!(get(&calm, waits).await.state(), S::Queued);
+}
+
+/// An executor that cannot reach its controller while the store is away is not lost for it.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn nobody_is_lost_for_a_while_after_the_store_was_away() {
+    let grace = Duration::from_secs(2);
+    let timing = Timing {
+        lost_after: Duration::from_millis(200),
+        reconcile_interval: Duration::from_millis(20),
+        outage_grace: grace,
+        ..timing()
+    };
+    let (goes, away) = watch::channel(false);
+    let house = House::over(timing, |inner| Arc::new(Shaky { away, ..Shaky::calm(inner) })).await;
+    house.apply(&[r#"{"name":"j","command":["true"]}"#]).await;
+    let admin = house.admin().await;
+    let fake = Fake::register(&house, "e").await;
+    let mut session = fake.session(hello(1)).await.unwrap();
+    let id = house.execute("j").await;
+    fake.begins(&session.assignment().await).await;
+    goes.send(true).unwrap();
+    let unavailable = send(&admin, request("j", &[])).await.unwrap_err();
+    assert_eq!((unavailable.code, unavailable.reason.as_str()), (Code::Unavailable, reason::STORE_UNAVAILABLE));
+    goes.send(false).unwrap();
+    let answers = Instant::now();
+    drop(session);
+    reaches(&admin, &id, S::Lost).await;
+    assert!(answers.elapsed() >= grace, "{:?}", answers.elapsed());
+}
+
+/// An executor is better off with a controller that reaches the store: this one can neither show it as present nor give it anything.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_controller_that_does_not_reach_the_store_ends_its_sessions_and_begins_none() {
+    let deadline = Duration::from_millis(600);
+    let timing = Timing { ping_interval: Duration::from_millis(50), ping_deadline: deadline, ..timing() };
+    let (goes, away) = watch::channel(false);
+    let house = House::over(timing, |inner| Arc::new(Shaky { away, ..Shaky::calm(inner) })).await;
+    let fake = Fake::register(&house, "e").await;
+    let mut session = fake.session(hello(1)).await.unwrap();
+    goes.send(true).unwrap();
+    let gone = Instant::now();
+    let fault = told(&session.next().await.unwrap_err());
+    assert_eq!((fault.code, fault.reason.as_str()), (Code::Unavailable, reason::STORE_UNAVAILABLE));
+    // The last renewal may be a third of the deadline old.
+    assert!(gone.elapsed() >= deadline / 2, "a short absence of the store costs no session: {:?}", gone.elapsed());
+    let refused = fake.session(hello(1)).await.err().unwrap();
+    assert_eq!((refused.code, refused.reason.as_str()), (Code::Unavailable, reason::STORE_UNAVAILABLE));
+    goes.send(false).unwrap();
+    let mut session = fake.session(hello(1)).await.unwrap();
+    session.hears_nothing(3).await;
+}
+
+/// With a thousand executors, what each ping asks of the store is asked five hundred times a second.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_session_that_stands_asks_nothing_of_the_store() {
+    let asked = Arc::new(AtomicUsize::new(0));
+    let count = Arc::clone(&asked);
+    let timing = Timing { ping_interval: Duration::from_millis(50), keep_interval: Duration::from_secs(3600), ..timing() };
+    let house = House::over(timing, |inner| Arc::new(Shaky { asked: count, ..Shaky::calm(inner) })).await;
+    let mut sessions = Vec::new();
+    for n in 0..20 {
+        let fake = Fake::register(&house, &format!("e{n}")).await;
+        sessions.push(fake.session(hello(1)).await.unwrap());
+    }
+    // Each session's beginning is over, and the mirrors show it.
+    for session in &mut sessions {
+        session.hears_nothing(20).await;
+    }
+    let before = asked.load(Ordering::SeqCst);
+    for session in &mut sessions {
+        session.hears_nothing(20).await;
+    }
+    let after = asked.load(Ordering::SeqCst) - before;
+    assert!(after < 20, "{after} for 400 pings");
+}
+
+/// Each read on the way of an execution is a round trip that all others wait behind.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_execution_costs_one_write_for_each_step_and_hardly_a_read() {
+    const COUNT: usize = 40;
+    let asked = Arc::new(AtomicUsize::new(0));
+    let count = Arc::clone(&asked);
+    let timing = Timing { keep_interval: Duration::from_secs(3600), ..timing() };
+    let house = House::over(timing, |inner| Arc::new(Shaky { asked: count, ..Shaky::calm(inner) })).await;
+    house.apply(&[r#"{"name":"j","command":["true"]}"#]).await;
+    let admin = house.admin().await;
+    let fake = Fake::register(&house, "e").await;
+    send(&admin, request("j", &[])).await.unwrap(); // the definition is read once
+    let before = asked.load(Ordering::SeqCst);
+    for _ in 1..COUNT {
+        send(&admin, request("j", &[])).await.unwrap();
+    }
+    let accepted = asked.load(Ordering::SeqCst) - before;
+    assert!(accepted < COUNT + COUNT / 4, "{accepted} calls to accept {COUNT}");
+    let mut session = fake.session(hello(2)).await.unwrap();
+    let before = asked.load(Ordering::SeqCst);
+    for _ in 0..COUNT {
+        let claim = session.assignment().await;
+        fake.completes(&claim, b"").await;
+    }
+    // The claim, its start, that it runs and how it ended; a look at the log before its seal.
+    let ran = asked.load(Ordering::SeqCst) - before;
+    assert!(ran < 5 * COUNT + COUNT / 2, "{ran} calls to run {COUNT}");
 }
