@@ -5,6 +5,10 @@ use std::time::Duration;
 
 use octavius_core::Timing;
 use octavius_core::execution::{Ending, LogSeal, Reason, State};
+use octavius_failpoint::{
+    EXECUTOR_ASSIGNED, EXECUTOR_LOG_SENT, EXECUTOR_OVER, EXECUTOR_REPORTED, EXECUTOR_STARTED, EXECUTOR_STARTING,
+    EXECUTOR_STARTING_TOLD, reach,
+};
 use octavius_proto::v1;
 use octavius_proto::v1::report_execution_request::Step;
 use tokio::sync::watch;
@@ -26,6 +30,9 @@ const STARTS: usize = 3;
 const CLOSED_FOR: u32 = 5;
 /// How long, at a shutdown, a report is waited for that says whether a job may start.
 const LAST_WORD: Duration = Duration::from_secs(1);
+
+/// The log of what never ran.
+const NO_LOG: LogSeal = LogSeal { size_bytes: 0, crc32c: 0, whole: true, missing_bytes: 0 };
 
 /// What every attempt needs.
 pub(crate) struct Context {
@@ -51,15 +58,18 @@ enum Leave {
     Shutdown,
     /// The attempt is not this executor's any more.
     Fenced,
-    /// The controller does not know it, or not as this executor's.
+    /// The store knows nothing of it: it is let be.
+    Forgotten(String),
+    /// The controller does not take what is said of it.
     Unknown(String),
 }
 
 impl From<Refused> for Leave {
     fn from(refused: Refused) -> Self {
         match refused {
+            Refused::Forgotten(message) => Self::Forgotten(message),
             Refused::Unknown(message) => Self::Unknown(message),
-            Refused::LogGap(_) | Refused::LogSealed => Self::Unknown(refused.to_string()),
+            Refused::LogGap(_) | Refused::LogSealed | Refused::NoRoom(_) => Self::Unknown(refused.to_string()),
         }
     }
 }
@@ -67,6 +77,9 @@ impl From<Refused> for Leave {
 /// Leads an attempt through its life.
 pub(crate) async fn drive(context: Arc<Context>, page: Page, begin: Begin) {
     let held = page.held;
+    if let Begin::Assigned(_) = &begin {
+        reach(&EXECUTOR_ASSIGNED);
+    }
     let (stage, run) = match begin {
         Begin::Found(stage, run) => (stage, run),
         Begin::Impossible(ending) => return unrunnable(&context, &page, &ending).await,
@@ -81,7 +94,7 @@ pub(crate) async fn drive(context: Arc<Context>, page: Page, begin: Begin) {
     };
     let left = tokio::select! {
         left = through(&context, &page, stage, &run) => left,
-        () = fenced(&page) => Err(Leave::Fenced),
+        leave = sent_away(&page) => Err(leave),
     };
     match left {
         Ok(()) => run.remove().await,
@@ -92,6 +105,7 @@ pub(crate) async fn drive(context: Arc<Context>, page: Page, begin: Begin) {
                 run.remove().await;
             }
         }
+        Err(Leave::Forgotten(message)) => let_be(&context, page, &run, &message).await,
         Err(Leave::Unknown(message)) => {
             if stop_wholly(&context, &run).await && last_word(&context, &page, &message).await {
                 run.quarantine(&message).await;
@@ -140,7 +154,7 @@ async fn unrunnable(context: &Context, page: &Page, ending: &Ending) {
     page.set_over();
     let held = page.held;
     tracing::info!(id = %held.id, attempt = held.fence.attempt, message = ending.message, "cannot be run here");
-    let reported = context.link.report_finished(held, ending, LogSeal { size_bytes: 0, crc32c: 0, whole: true });
+    let reported = context.link.report_finished(held, ending, NO_LOG, false);
     tokio::select! {
         _ = reported => {}
         () = context.shutdown.cancelled() => {}
@@ -153,15 +167,32 @@ async fn last_word(context: &Context, page: &Page, message: &str) -> bool {
     page.set_over();
     let ending = ending::lost(&format!("the executor could not report on the attempt: {message}"));
     tokio::select! {
-        _ = context.link.report_finished(page.held, &ending, LogSeal { size_bytes: 0, crc32c: 0, whole: true }) => true,
+        _ = context.link.report_finished(page.held, &ending, NO_LOG, false) => true,
         () = context.shutdown.cancelled() => false,
     }
 }
 
-async fn fenced(page: &Page) {
+/// Waits until the attempt is said not to be this executor's to follow.
+async fn sent_away(page: &Page) -> Leave {
     let mut stops = page.stops();
-    if stops.wait_for(|stop| *stop == Some(StopCause::Fenced)).await.is_err() {
-        std::future::pending::<()>().await;
+    let told = stops.wait_for(|stop| stop.is_some_and(|cause| cause >= StopCause::Fenced)).await.map(|stop| *stop);
+    match told {
+        Ok(Some(StopCause::Unknown)) => Leave::Forgotten("the controller's store does not know of it".to_owned()),
+        Ok(_) => Leave::Fenced,
+        Err(_) => std::future::pending().await,
+    }
+}
+
+/// Leaves alone what the store does not know of, perhaps because it was restored from an older backup: the job may be doing work that
+/// somebody counts on. It is neither stopped nor reported, its slot is free, and once it is over, it is put aside.
+async fn let_be(context: &Context, page: Page, run: &Arc<dyn Run>, message: &str) {
+    let held = page.held;
+    tracing::warn!(id = %held.id, attempt = held.fence.attempt, why = message, "let be: it goes into quarantine when it is over");
+    run.let_be(message).await;
+    drop(page);
+    tokio::select! {
+        _ = run.wait() => run.quarantine(message).await,
+        () = context.shutdown.cancelled() => {}
     }
 }
 
@@ -178,7 +209,7 @@ async fn through(context: &Context, page: &Page, stage: Stage, run: &Arc<dyn Run
     if run.stop_asked().await == Some(StopCause::Fenced) {
         return Err(Leave::Fenced);
     }
-    let mut upload = Upload::new(page.held, Arc::clone(run), context.timing.lost_after);
+    let mut upload = Upload::new(page.held, Arc::clone(run), context.timing);
     let ending = match stage {
         Stage::Lost(message) => ending::lost(&message),
         Stage::Started(runs_as) => match follow(context, page, run, &mut upload, runs_as).await {
@@ -202,7 +233,9 @@ fn cancelled() -> Ending {
 async fn begin_and_follow(context: &Context, page: &Page, run: &Arc<dyn Run>, upload: &mut Upload) -> Result<Ending, Leave> {
     let mut why = String::new();
     for _ in 0..STARTS {
+        reach(&EXECUTOR_STARTING);
         permission(context, page.held).await?;
+        reach(&EXECUTOR_STARTING_TOLD);
         if page.stop().or(run.stop_asked().await).is_some() {
             return Ok(cancelled());
         }
@@ -210,6 +243,7 @@ async fn begin_and_follow(context: &Context, page: &Page, run: &Arc<dyn Run>, up
             Ok(runs_as) => runs_as,
             Err(ending) => return Ok(ending),
         };
+        reach(&EXECUTOR_STARTED);
         tracing::debug!(id = %page.held.id, attempt = page.held.fence.attempt, runs_as, "started");
         match follow(context, page, run, upload, Some(runs_as)).await {
             Err(Follow::NotStarted(reason)) => why = reason,
@@ -260,12 +294,14 @@ async fn follow(
     let (over_sender, over) = watch::channel(false);
     let watched = async {
         let mut stops = page.stops();
-        let running = report_running(context, page.held, runs_as);
+        let where_it_ran = runs_as.clone();
+        let running = report_running(context, page.held, run, runs_as);
         tokio::pin!(running);
         let mut reported = false;
         let ended = loop {
             let stop = *stops.borrow_and_update();
-            if let Some(cause) = stop {
+            // What the store does not know is not stopped: it is let be by whoever drives this.
+            if let Some(cause) = stop.filter(|cause| *cause != StopCause::Unknown) {
                 run.stop(cause).await;
             }
             tokio::select! {
@@ -279,7 +315,11 @@ async fn follow(
         };
         match ended {
             Over::Ended(ending) => {
+                reach(&EXECUTOR_OVER);
                 page.set_over();
+                if !reported {
+                    report_image(context, page.held, run, where_it_ran).await.map_err(Follow::Leave)?;
+                }
                 let _ = over_sender.send(true);
                 Ok(ending)
             }
@@ -299,10 +339,32 @@ async fn follow(
     }
 }
 
-async fn report_running(context: &Context, held: Held, runs_as: Option<String>) -> Result<(), Leave> {
+async fn report_running(context: &Context, held: Held, run: &Arc<dyn Run>, runs_as: Option<String>) -> Result<(), Leave> {
     let Some(runs_as) = runs_as else { return Ok(()) };
     tokio::time::sleep(RUNNING_AFTER).await;
-    match context.link.report(held, Step::Running(v1::Running { runs_as })).await? {
+    say_running(context, held, v1::Running { runs_as: runs_as.clone(), image: String::new() }).await?;
+    // A cluster may take minutes to pull it; until then there is where it runs.
+    match run.image().await {
+        image if image.is_empty() => Ok(()),
+        image => say_running(context, held, v1::Running { runs_as, image }).await,
+    }
+}
+
+/// Reports the image of what ended before that was done, as far as it is known.
+async fn report_image(context: &Context, held: Held, run: &Arc<dyn Run>, runs_as: Option<String>) -> Result<(), Leave> {
+    let image = tokio::select! {
+        biased;
+        image = run.image() => image,
+        () = std::future::ready(()) => String::new(),
+    };
+    if image.is_empty() {
+        return Ok(());
+    }
+    say_running(context, held, v1::Running { runs_as: runs_as.unwrap_or_default(), image }).await
+}
+
+async fn say_running(context: &Context, held: Held, running: v1::Running) -> Result<(), Leave> {
+    match context.link.report(held, Step::Running(running)).await? {
         v1::Verdict::Stop => Err(Leave::Fenced),
         v1::Verdict::Accepted | v1::Verdict::Unspecified => Ok(()),
     }
@@ -314,17 +376,19 @@ async fn finish(context: &Context, held: Held, upload: &mut Upload, ending: &End
     loop {
         let (_sender, over) = watch::channel(true);
         upload.follow(&context.link, over, context.timing.log_poll).await?;
+        reach(&EXECUTOR_LOG_SENT);
         let mut ending = ending.clone();
         if let Some(why) = upload.given_up() {
             ending::append(&mut ending, why);
         }
-        match context.link.report_finished(held, &ending, upload.seal()).await {
+        match context.link.report_finished(held, &ending, upload.seal(), upload.is_cut()).await {
             // Whatever the verdict, there is nothing left to do.
             Ok(_) => break,
-            Err(Refused::LogGap(next)) if next < upload.seal().size_bytes && upload.given_up().is_none() => upload.go_back(next),
+            Err(Refused::LogGap(next)) if upload.go_back(next) => {}
             Err(refused) => return Err(refused.into()),
         }
     }
+    reach(&EXECUTOR_REPORTED);
     tracing::info!(
         id = %held.id, attempt = held.fence.attempt, outcome = %ending.outcome, message = ending.message, "finished"
     );

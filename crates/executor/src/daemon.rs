@@ -15,9 +15,10 @@ use crate::attempt::{Begin, Context, drive, hand_back};
 use crate::book::Book;
 use crate::link::{Link, random};
 use crate::runner::Runner;
+use crate::runner::kubernetes::KubernetesRunner;
 use crate::runner::process::ProcessRunner;
 use crate::session::{Order, Session};
-use crate::{ExecutorError, ExecutorOptions};
+use crate::{ExecutorError, ExecutorOptions, RunnerOptions};
 
 /// How long attempts may take to come to rest after a shutdown; they are then left to the next executor.
 const REST: Duration = Duration::from_millis(1500);
@@ -56,7 +57,15 @@ pub(crate) async fn run(options: ExecutorOptions, shutdown: CancellationToken) -
     }
     let data_dir = take(&options.data_dir).await?;
     let unusable = |source| ExecutorError::DataDir { path: data_dir.path.clone(), source };
-    let runner = ProcessRunner::open(&data_dir.path, &options.shim, options.timing.kill_grace).map_err(unusable)?;
+    let runner: Box<dyn Runner> = match options.runner {
+        RunnerOptions::Process { shim } => {
+            Box::new(ProcessRunner::open(&data_dir.path, &shim, options.timing.kill_grace).map_err(unusable)?)
+        }
+        RunnerOptions::Kubernetes(kubernetes) => {
+            let opened = KubernetesRunner::open(&data_dir.path, options.id.clone(), *kubernetes, options.timing).await;
+            Box::new(opened.map_err(|why| ExecutorError::Kubernetes { why })?)
+        }
+    };
     let found = runner.recover().await.map_err(unusable)?;
 
     // Ends with this function, however it ends, and ends everything below with it.
@@ -67,7 +76,7 @@ pub(crate) async fn run(options: ExecutorOptions, shutdown: CancellationToken) -
     let (orders, mut ordered) = mpsc::unbounded_channel();
     let runner_name = runner.name();
     let context = Arc::new(Context {
-        runner: Box::new(runner),
+        runner,
         link: Link::new(connected, options.timing),
         timing: options.timing,
         shutdown: shutdown.clone(),

@@ -6,6 +6,7 @@
 //! | `journal` | both | what to run, that it was started, how it ended: a line each; mode 0600, since arguments and secrets are in it |
 //! | `output` | the shim | the job's standard output and standard error, in one, as they came; not there before the first byte |
 //! | `stop` | the executor, before it sends the signal | that the executor wants it stopped, and why |
+//! | `let-be` | the executor | that it is not the executor's to touch any more, and why: it is let run, and moved away once it is over |
 //! | `work/` | the job | its working folder, home and place for temporary files |
 //!
 //! The journal's first line is written by the executor before it reports `starting`. The shim takes an exclusive lock on the file, which
@@ -20,6 +21,7 @@ use serde::{Deserialize, Serialize};
 pub(crate) const JOURNAL: &str = "journal";
 pub(crate) const OUTPUT: &str = "output";
 pub(crate) const STOP: &str = "stop";
+pub(crate) const LET_BE: &str = "let-be";
 pub(crate) const WORK: &str = "work";
 
 /// The version of these files that this program writes; it reads no newer one.
@@ -146,6 +148,8 @@ pub(crate) enum StopCause {
     Cancelled,
     /// It is not this executor's any more; nothing is reported.
     Fenced,
+    /// The store does not know of it. Not a reason to stop it: it is let be.
+    Unknown,
 }
 
 impl StopCause {
@@ -153,6 +157,7 @@ impl StopCause {
         match self {
             Self::Cancelled => "cancelled",
             Self::Fenced => "fenced",
+            Self::Unknown => "unknown",
         }
     }
 

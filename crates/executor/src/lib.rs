@@ -16,6 +16,8 @@ mod shim;
 mod sys;
 mod upload;
 
+pub use runner::kubernetes::{JobSetting, KubernetesConnection, KubernetesOptions, KubernetesPermission, check_kubernetes};
+
 use std::fmt;
 use std::io;
 use std::path::PathBuf;
@@ -41,24 +43,36 @@ pub struct ExecutorOptions {
     pub capacity: u32,
     /// Where it keeps what it runs; one executor at a time uses it.
     pub data_dir: PathBuf,
-    /// The program that is called as `PROGRAM shim RUN_DIR`: the `octavius` binary.
-    pub shim: PathBuf,
+    /// What runs the jobs.
+    pub runner: RunnerOptions,
     /// Longest wait for a connection.
     pub connect_timeout: Duration,
     /// Durations.
     pub timing: Timing,
 }
 
+/// What runs an executor's jobs.
+#[derive(Debug, Clone, PartialEq)]
+pub enum RunnerOptions {
+    /// Each job is a process on the executor's machine.
+    Process {
+        /// The program that is called as `PROGRAM shim RUN_DIR`: the `octavius` binary.
+        shim: PathBuf,
+    },
+    /// Each job is a Kubernetes Job.
+    Kubernetes(Box<KubernetesOptions>),
+}
+
 impl fmt::Debug for ExecutorOptions {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { id, controllers, token: _, labels, capacity, data_dir, shim, connect_timeout, timing } = self;
+        let Self { id, controllers, token: _, labels, capacity, data_dir, runner, connect_timeout, timing } = self;
         f.debug_struct("ExecutorOptions")
             .field("id", id)
             .field("controllers", controllers)
             .field("labels", labels)
             .field("capacity", capacity)
             .field("data_dir", data_dir)
-            .field("shim", shim)
+            .field("runner", runner)
             .field("connect_timeout", connect_timeout)
             .field("timing", timing)
             .finish_non_exhaustive()
@@ -106,6 +120,12 @@ pub enum ExecutorError {
         path: PathBuf,
         /// Why.
         source: io::Error,
+    },
+    /// The cluster, or what is said of it, is not usable.
+    #[error("the kubernetes runner cannot be used: {why}")]
+    Kubernetes {
+        /// What is wrong.
+        why: String,
     },
     /// The capacity is 0.
     #[error("the capacity is 0: give the executor 1 slot or more")]

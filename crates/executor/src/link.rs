@@ -25,7 +25,13 @@ pub(crate) enum Refused {
     /// The log is complete.
     #[error("the log is sealed")]
     LogSealed,
-    /// The controller does not know the attempt, or not as this executor's.
+    /// The store has no room for the log at present.
+    #[error("{0}")]
+    NoRoom(String),
+    /// The controller has never heard of the attempt: its store may have been restored from an older backup.
+    #[error("{0}")]
+    Forgotten(String),
+    /// The controller does not take what is said about the attempt, or not from this executor.
     #[error("{0}")]
     Unknown(String),
 }
@@ -80,20 +86,28 @@ impl Link {
             nonce: held.fence.nonce,
             step: Some(step),
         };
-        let answer = self.call("report", held, |connection| {
+        let answer = self.call("report", held, refusal, |connection| {
             let request = request.clone();
             async move { connection.executors().report_execution(request).await }
         });
         Ok(answer.await?.verdict())
     }
 
-    /// Reports the end of an attempt until it is answered.
-    pub(crate) async fn report_finished(&self, held: Held, ending: &Ending, log: LogSeal) -> Result<v1::Verdict, Refused> {
-        let finished = v1::Finished { ending: Some(ending.into()), log_size: log.size_bytes, log_crc32c: log.crc32c };
+    /// Reports the end of an attempt until it is answered; `cut` where the rest of its log is not sent any more.
+    pub(crate) async fn report_finished(
+        &self,
+        held: Held,
+        ending: &Ending,
+        log: LogSeal,
+        cut: bool,
+    ) -> Result<v1::Verdict, Refused> {
+        let finished =
+            v1::Finished { ending: Some(ending.into()), log_size: log.size_bytes, log_crc32c: log.crc32c, log_cut: cut };
         self.report(held, Step::Finished(finished)).await
     }
 
-    /// Appends bytes to an attempt's log until that is answered, and returns where the log ends then.
+    /// Appends bytes to an attempt's log until that is answered, and returns where the log ends then. Where there is no room for them, it
+    /// is for the caller to say how long that is waited for.
     pub(crate) async fn append(&self, held: Held, offset: u64, data: Vec<u8>) -> Result<u64, Refused> {
         let request = v1::AppendLogRequest {
             id: held.id.to_string(),
@@ -102,7 +116,7 @@ impl Link {
             offset,
             data: data.into(),
         };
-        let answer = self.call("append to a log", held, |connection| {
+        let answer = self.call("append to a log", held, append_refusal, |connection| {
             let request = request.clone();
             async move { connection.logs().append_log(request).await }
         });
@@ -113,7 +127,13 @@ impl Link {
         }
     }
 
-    async fn call<T, F>(&self, what: &'static str, held: Held, make: impl Fn(Connection) -> F) -> Result<T, Refused>
+    async fn call<T, F>(
+        &self,
+        what: &'static str,
+        held: Held,
+        refusal: fn(&Status) -> Option<Refused>,
+        make: impl Fn(Connection) -> F,
+    ) -> Result<T, Refused>
     where
         F: Future<Output = Result<tonic::Response<T>, Status>>,
     {
@@ -161,10 +181,19 @@ fn refusal(status: &Status) -> Option<Refused> {
     if fault.reason == reason::LOG_SEALED {
         return Some(Refused::LogSealed);
     }
+    if fault.reason == reason::EXECUTION_NOT_FOUND {
+        return Some(Refused::Forgotten(fault.message));
+    }
     let unknown =
         matches!(fault.code, Code::NotFound | Code::InvalidArgument | Code::FailedPrecondition | Code::PermissionDenied);
     // A proxy in between may answer so too, about itself; only what a controller says counts.
     (unknown && !fault.reason.is_empty()).then_some(Refused::Unknown(fault.message))
+}
+
+/// The same for an append, which need not go on trying where the store has no room: the output is safe in its file.
+fn append_refusal(status: &Status) -> Option<Refused> {
+    let fault = Fault::from_status(status);
+    if fault.reason == reason::STORE_FULL { Some(Refused::NoRoom(fault.message)) } else { refusal(status) }
 }
 
 #[cfg(test)]
@@ -191,7 +220,11 @@ mod tests {
         assert_eq!(refusal(&gap.into()), Some(Refused::LogGap(7)));
         assert_eq!(refusal(&Fault::new(Code::FailedPrecondition, reason::LOG_SEALED, "x").into()), Some(Refused::LogSealed));
         let unknown = Fault::new(Code::NotFound, reason::EXECUTION_NOT_FOUND, "no execution x");
-        assert_eq!(refusal(&unknown.into()), Some(Refused::Unknown("no execution x".to_owned())));
+        assert_eq!(refusal(&unknown.into()), Some(Refused::Forgotten("no execution x".to_owned())));
+        let another = Fault::new(Code::PermissionDenied, reason::NOT_PERMITTED, "not yours");
+        assert_eq!(refusal(&another.into()), Some(Refused::Unknown("not yours".to_owned())));
+        let full: Status = Fault::new(Code::ResourceExhausted, reason::STORE_FULL, "full").into();
+        assert_eq!((refusal(&full), append_refusal(&full)), (None, Some(Refused::NoRoom("full".to_owned()))));
         for passing in
             [Status::not_found("a proxy's page"), Status::unavailable("x"), Status::unknown("x"), Status::unauthenticated("x")]
         {

@@ -26,6 +26,10 @@ use crate::runner::{Held, Launch};
 /// Free slots are told at most this often, beside the regular pings.
 const BETWEEN_HINTS: Duration = Duration::from_millis(20);
 
+/// For how long at least a session that seems to be another's is waited for, by the clock and not by [`Timing`]: the presence of a controller
+/// that was killed with it stays until its lease runs out, and etcd makes no lease shorter than about one and a half election timeouts.
+const LEAST_PATIENCE: Duration = Duration::from_secs(5);
+
 /// What the session hands to whoever owns the attempts.
 pub(crate) enum Order {
     /// Lead this attempt through its life.
@@ -67,11 +71,16 @@ impl Session {
         let mut backoff = Backoff::new(self.timing);
         let mut taken_since: Option<Instant> = None;
         let mut told = false;
+        let mut broken: Option<Address> = None;
         loop {
-            let end = match self.open().await {
+            let end = match self.open(broken.as_ref()).await {
                 Ok(Some(connection)) => {
                     self.connection.send_replace(Some(connection.clone()));
-                    self.converse(&connection).await
+                    let end = self.converse(&connection).await;
+                    if matches!(end, End::Broken { .. }) {
+                        broken = Some(connection.address().clone());
+                    }
+                    end
                 }
                 Ok(None) => End::Shutdown,
                 Err(error @ ConnectError::Unreachable { .. }) => End::Broken { stood: false, why: error.to_string() },
@@ -97,7 +106,8 @@ impl Session {
                         tracing::warn!("another executor with this id has a session; waiting whether it ends");
                     }
                     let since = *taken_since.get_or_insert_with(Instant::now);
-                    if since.elapsed() > self.timing.ping_deadline + 3 * self.timing.ping_interval {
+                    let lasts = self.timing.ping_deadline + 3 * self.timing.ping_interval;
+                    if since.elapsed() > lasts.max(LEAST_PATIENCE) {
                         return Err(ExecutorError::SessionExists { id: self.id.clone() });
                     }
                 }
@@ -110,9 +120,18 @@ impl Session {
         }
     }
 
-    async fn open(&self) -> Result<Option<Connection>, ConnectError> {
+    /// Connects to a controller, and after a session with `broken` ended rather to another one: a controller that is frozen, or cut off from
+    /// its store, takes connections as if nothing were wrong.
+    async fn open(&self, broken: Option<&Address>) -> Result<Option<Connection>, ConnectError> {
+        let (token, limit) = (Some(self.token.as_str()), self.connect_timeout);
+        let opening = async {
+            match broken {
+                Some(broken) => Connection::open_elsewhere(&after(&self.controllers, broken), broken, token, limit).await,
+                None => Connection::open(&self.controllers, token, limit).await,
+            }
+        };
         tokio::select! {
-            connection = Connection::open(&self.controllers, Some(&self.token), self.connect_timeout) => connection.map(Some),
+            connection = opening => connection.map(Some),
             () = self.shutdown.cancelled() => Ok(None),
         }
     }
@@ -243,6 +262,7 @@ impl Session {
         let cause = match stop.cause() {
             v1::StopCause::Cancelled => StopCause::Cancelled,
             v1::StopCause::Fenced => StopCause::Fenced,
+            v1::StopCause::Unknown => StopCause::Unknown,
             v1::StopCause::Unspecified => {
                 return tracing::warn!(
                     id = stop.id,
@@ -254,6 +274,15 @@ impl Session {
         let known = execution_id("id", &stop.id).is_ok_and(|id| self.book.stop(id, stop.attempt, cause));
         tracing::debug!(id = stop.id, attempt = stop.attempt, cause = cause.as_str(), known, "told to stop");
     }
+}
+
+/// The addresses in a ring, from the one behind `broken` on: with several that break, each has its turn.
+fn after(addresses: &[Address], broken: &Address) -> Vec<Address> {
+    let mut ring = addresses.to_vec();
+    if let Some(at) = addresses.iter().position(|address| address == broken) {
+        ring.rotate_left(at + 1);
+    }
+    ring
 }
 
 fn request(say: Request) -> v1::SessionRequest {
@@ -271,6 +300,17 @@ fn ended(stood: bool, status: &Status) -> End {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn every_controller_has_its_turn_after_the_one_before_it_broke() {
+        let all = Address::parse_list("a:1,b:1,c:1").unwrap();
+        let mut broken = all[0].clone();
+        for expected in ["b", "c", "a", "b"] {
+            broken = after(&all, &broken)[0].clone();
+            assert!(broken.to_string().contains(&format!("{expected}:1")), "{broken} where {expected} was expected");
+        }
+        assert_eq!(after(&all[..1], &all[0]), &all[..1]);
+    }
 
     #[test]
     fn only_a_controller_refuses_a_session_for_good() {

@@ -5,10 +5,11 @@ use std::io;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use octavius_core::Timing;
 use octavius_core::execution::LogSeal;
 use tokio::sync::watch;
 
-use crate::link::{Link, Refused};
+use crate::link::{Backoff, Link, Refused};
 use crate::runner::{Held, Run};
 
 /// Longest piece that is read, masked and sent at once, in bytes; a message may hold 1 MiB.
@@ -26,9 +27,14 @@ pub(crate) struct Upload {
     counted: u64,
     crc: u32,
     sealed: bool,
-    /// How long the output of a job that is over may be unreadable before it is done without.
-    patience: Duration,
+    timing: Timing,
     unreadable_since: Option<Instant>,
+    /// Since when the controller has had no room for more.
+    refused_since: Option<Instant>,
+    /// Pauses while it has none.
+    backoff: Backoff,
+    /// Whether the rest is not sent any more, because there was no room for it.
+    cut: bool,
     /// Why the rest of the output was given up.
     given_up: Option<String>,
 }
@@ -40,13 +46,28 @@ enum Step {
     Idle,
     /// It will not get better soon.
     Stuck,
+    /// The controller has no room for it.
+    NoRoom,
 }
 
 impl Upload {
     /// Begins at the beginning; of what the controller has already, only the first piece is sent again, since the answer says how
     /// far the controller is.
-    pub(crate) fn new(held: Held, run: Arc<dyn Run>, patience: Duration) -> Self {
-        Self { held, run, sent: 0, counted: 0, crc: 0, sealed: false, patience, unreadable_since: None, given_up: None }
+    pub(crate) fn new(held: Held, run: Arc<dyn Run>, timing: Timing) -> Self {
+        Self {
+            held,
+            run,
+            sent: 0,
+            counted: 0,
+            crc: 0,
+            sealed: false,
+            timing,
+            unreadable_since: None,
+            refused_since: None,
+            backoff: Backoff::new(timing),
+            cut: false,
+            given_up: None,
+        }
     }
 
     /// Sends everything until the job is over and all has been sent.
@@ -60,6 +81,12 @@ impl Upload {
                     let _ = tokio::time::timeout(poll, over.changed()).await;
                 }
                 Step::Stuck => tokio::time::sleep(PAUSE).await,
+                // A job that runs has time: its output waits in its file, and there may be room again.
+                Step::NoRoom if is_over && self.refused_for() >= self.timing.room_patience => self.cut_here(),
+                Step::NoRoom => {
+                    let pause = self.backoff.pause();
+                    let _ = tokio::time::timeout(pause, over.wait_for(|now| *now && !is_over)).await;
+                }
             }
         }
     }
@@ -69,15 +96,38 @@ impl Upload {
         self.given_up.as_deref()
     }
 
-    /// Goes back to `offset`: the controller says that it has no more.
-    pub(crate) fn go_back(&mut self, offset: u64) {
-        self.sent = offset;
-        self.sealed = false;
+    /// Goes back to `offset`, which is where the controller says that its copy ends; false where there is nothing to send from there.
+    pub(crate) fn go_back(&mut self, offset: u64) -> bool {
+        let helps = offset < self.counted && self.given_up.is_none() && !self.cut;
+        if helps {
+            self.sent = offset;
+            self.sealed = false;
+        }
+        helps
     }
 
     /// Size and checksum of what was read.
     pub(crate) fn seal(&self) -> LogSeal {
-        LogSeal { size_bytes: self.counted, crc32c: self.crc, whole: true }
+        LogSeal { size_bytes: self.counted, crc32c: self.crc, whole: true, missing_bytes: 0 }
+    }
+
+    /// Whether the controller's copy ends before the output does, because there was no room for the rest.
+    pub(crate) fn is_cut(&self) -> bool {
+        self.cut
+    }
+
+    fn refused_for(&self) -> Duration {
+        self.refused_since.map_or(Duration::ZERO, |since| since.elapsed())
+    }
+
+    /// Sends nothing more. What is left is still read and counted, so that the log can say how much is missing.
+    fn cut_here(&mut self) {
+        tracing::error!(
+            id = %self.held.id, attempt = self.held.fence.attempt, sent = self.sent,
+            "the controller has no room for the rest of a job's log: it is cut"
+        );
+        self.cut = true;
+        self.sealed = true;
     }
 
     async fn step(&mut self, link: &Link, over: bool) -> Result<Step, Refused> {
@@ -96,7 +146,7 @@ impl Upload {
             Err(error) => {
                 let since = *self.unreadable_since.get_or_insert_with(Instant::now);
                 // A broken disk does not get better, and the end of the job must not wait for it for ever.
-                if over && since.elapsed() >= self.patience {
+                if over && since.elapsed() >= self.timing.lost_after {
                     tracing::error!(id = %self.held.id, attempt = self.held.fence.attempt, %error, "the rest of a job's output is given up");
                     self.given_up = Some(format!("the rest of the log could not be read: {error}"));
                     return Ok(Step::Idle);
@@ -122,11 +172,20 @@ impl Upload {
             Ok(next) => {
                 let went = next > from;
                 self.sent = next;
+                self.refused_since = None;
+                self.backoff.reset();
                 Ok(if went { Step::Went } else { Step::Stuck })
             }
             Err(Refused::LogSealed) => {
                 self.sealed = true;
                 Ok(Step::Went)
+            }
+            Err(Refused::NoRoom(message)) => {
+                if self.refused_since.is_none() {
+                    tracing::warn!(id = %self.held.id, attempt = self.held.fence.attempt, message, "a log waits for room");
+                }
+                self.refused_since.get_or_insert_with(Instant::now);
+                Ok(Step::NoRoom)
             }
             Err(refused) => Err(refused),
         }
@@ -158,8 +217,8 @@ impl Upload {
 #[cfg(test)]
 mod tests {
     use async_trait::async_trait;
+    use octavius_core::ExecutionId;
     use octavius_core::execution::{Ending, Fence};
-    use octavius_core::{ExecutionId, Timing};
 
     use super::*;
     use crate::journal::StopCause;
@@ -177,6 +236,9 @@ mod tests {
         async fn wait(&self) -> Over {
             Over::NotStarted(String::new())
         }
+        async fn image(&self) -> String {
+            String::new()
+        }
         async fn stop(&self, _: StopCause) {}
         async fn stop_asked(&self) -> Option<StopCause> {
             None
@@ -188,6 +250,7 @@ mod tests {
             &self.0
         }
         async fn remove(&self) {}
+        async fn let_be(&self, _: &str) {}
         async fn quarantine(&self, _: &str) {}
     }
 
@@ -196,12 +259,13 @@ mod tests {
         let (_sender, connected) = watch::channel(None);
         let link = Link::new(connected, Timing::default());
         let held = Held { id: ExecutionId::from_bits(1), fence: Fence { attempt: 1, nonce: 9 } };
-        let mut upload = Upload::new(held, Arc::new(Broken(Mask::new([]))), Duration::ZERO);
+        let timing = Timing { lost_after: Duration::ZERO, ..Timing::default() };
+        let mut upload = Upload::new(held, Arc::new(Broken(Mask::new([]))), timing);
         assert!(matches!(upload.step(&link, false).await, Ok(Step::Stuck)), "a job that runs may write on");
         assert_eq!(upload.given_up(), None);
         let (_sender, over) = watch::channel(true);
         upload.follow(&link, over, Duration::from_millis(1)).await.unwrap();
         assert_eq!(upload.given_up(), Some("the rest of the log could not be read: broken disk"));
-        assert_eq!(upload.seal(), LogSeal { size_bytes: 0, crc32c: 0, whole: true });
+        assert_eq!(upload.seal(), LogSeal { size_bytes: 0, crc32c: 0, whole: true, missing_bytes: 0 });
     }
 }

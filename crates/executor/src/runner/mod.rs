@@ -3,6 +3,7 @@
 
 pub(crate) mod environment;
 mod folder;
+pub(crate) mod kubernetes;
 pub(crate) mod process;
 mod recover;
 
@@ -108,6 +109,9 @@ pub(crate) trait Run: Send + Sync {
     /// Waits until the job is over and nothing is left of it. May be dropped and called again.
     async fn wait(&self) -> Over;
 
+    /// The image that runs, by its digest, once that is known; empty where a job has none.
+    async fn image(&self) -> String;
+
     /// Asks for the job to be stopped; [`Run::wait`] tells when it has. Asking again does no harm.
     async fn stop(&self, cause: StopCause);
 
@@ -123,6 +127,9 @@ pub(crate) trait Run: Send + Sync {
     /// Forgets the attempt and its output.
     async fn remove(&self);
 
-    /// Puts the attempt aside for people to look at; it is not found again.
+    /// Notes that the attempt is not this executor's to touch: whatever runs goes on, and no executor finds it again.
+    async fn let_be(&self, why: &str);
+
+    /// Puts the attempt aside for people to look at; it is not found again. Comes when nothing of it runs.
     async fn quarantine(&self, why: &str);
 }

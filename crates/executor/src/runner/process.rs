@@ -18,7 +18,7 @@ use tokio::io::unix::AsyncFd;
 use tokio::task::spawn_blocking;
 
 use super::{Held, Launch, Over, Recovered, Run, Runner, Unprepared, environment, folder};
-use crate::journal::{Exit, JOURNAL, Journal, OUTPUT, STOP, Spec, StopCause, VERSION, WORK, line};
+use crate::journal::{Exit, JOURNAL, Journal, LET_BE, OUTPUT, STOP, Spec, StopCause, VERSION, WORK, line};
 use crate::mask::Mask;
 use crate::{ending, sys};
 
@@ -137,6 +137,12 @@ fn prepare(folders: Arc<Folders>, launch: &Launch, grace: Duration) -> Result<Pr
         journal.write_all(&line(&spec)?)
     };
     if let Err(error) = write() {
+        if error.kind() == io::ErrorKind::AlreadyExists {
+            // Of another history of the store, and let be: what is there must neither be touched nor started a second time.
+            let message =
+                "this executor still has a run of the same attempt, of which the store did not know: see its quarantine";
+            return Err(Ending::because(State::Failed, Reason::START_FAILED, message).into());
+        }
         let _ = fs::remove_dir_all(&folder);
         let message = format!("the executor could not write its run folder {}: {error}", folder.display());
         return Err(Unprepared::NotNow(message));
@@ -360,6 +366,10 @@ impl Run for ProcessRun {
         }
     }
 
+    async fn image(&self) -> String {
+        String::new()
+    }
+
     async fn stop(&self, cause: StopCause) {
         let asked = self.asked_to_stop();
         if asked.is_none_or(|asked| asked < cause)
@@ -419,8 +429,15 @@ impl Run for ProcessRun {
         }
     }
 
+    async fn let_be(&self, why: &str) {
+        let Held { id, fence } = self.held;
+        if let Err(error) = fs::write(self.folder.join(LET_BE), why) {
+            tracing::warn!(%id, attempt = fence.attempt, %error, "cannot note that an attempt is let be: the next executor finds it again");
+        }
+    }
+
     async fn quarantine(&self, why: &str) {
-        super::recover::quarantine(&self.folders, &self.folder, why);
+        super::recover::quarantine(&self.folders.quarantine, &self.folder, why);
     }
 }
 

@@ -7,13 +7,22 @@ use std::sync::Arc;
 
 use super::process::{Folders, ProcessRun, Situation, look, runs_as};
 use super::{Recovered, Stage, folder};
-use crate::journal::{JOURNAL, Journal};
+use crate::journal::{JOURNAL, Journal, LET_BE};
 
 /// Looks through the run folders. What cannot be understood is put aside; that is never a reason not to begin.
 pub(super) fn scan(folders: &Arc<Folders>) -> io::Result<Vec<Recovered>> {
     let mut found = Vec::new();
     for entry in fs::read_dir(&folders.runs)? {
         let path = entry?.path();
+        if let Ok(why) = fs::read_to_string(path.join(LET_BE)) {
+            match look(&path) {
+                Situation::Watched(_) => {
+                    tracing::warn!(path = %path.display(), why, "a job that the store does not know runs on and is let be");
+                }
+                _ => quarantine(&folders.quarantine, &path, &why),
+            }
+            continue;
+        }
         match read(folders, &path) {
             Ok(Some(recovered)) => found.push(recovered),
             // Nothing was told of it yet, or everything: the executor went away while it made or removed it.
@@ -22,7 +31,7 @@ pub(super) fn scan(folders: &Arc<Folders>) -> io::Result<Vec<Recovered>> {
                     tracing::warn!(path = %path.display(), %error, "cannot remove a run folder");
                 }
             }
-            Err(why) => quarantine(folders, &path, &why),
+            Err(why) => quarantine(&folders.quarantine, &path, &why),
         }
     }
     Ok(found)
@@ -52,10 +61,10 @@ fn read(folders: &Arc<Folders>, path: &Path) -> Result<Option<Recovered>, String
 }
 
 /// Moves a run folder out of the way.
-pub(super) fn quarantine(folders: &Folders, path: &Path, why: &str) {
+pub(super) fn quarantine(into: &Path, path: &Path, why: &str) {
     let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
     let names = std::iter::once(name.clone()).chain((2..1000).map(|number| format!("{name}.{number}")));
-    let free = names.map(|name| folders.quarantine.join(name)).find(|target| fs::symlink_metadata(target).is_err());
+    let free = names.map(|name| into.join(name)).find(|target| fs::symlink_metadata(target).is_err());
     let Some(target) = free else {
         tracing::error!(path = %path.display(), why, "the quarantine is full: remove what is in it");
         return;

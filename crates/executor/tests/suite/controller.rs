@@ -32,6 +32,10 @@ pub(crate) struct Record {
     pub(crate) handed_back: Option<String>,
     /// The attempt is another's now: everything about it is answered with "stop".
     pub(crate) fenced: bool,
+    /// The controller has never heard of it.
+    pub(crate) forgotten: bool,
+    /// What was said of it after it was forgotten.
+    pub(crate) said_since: u32,
     pub(crate) log: Vec<u8>,
     /// Bytes that were sent though they were there already.
     pub(crate) repeated: usize,
@@ -67,6 +71,10 @@ pub(crate) struct World {
     pub(crate) lose_append_answers: u32,
     /// So many calls of any kind are answered with "unavailable".
     pub(crate) unavailable: u32,
+    /// There is no room for logs.
+    pub(crate) no_room: bool,
+    /// Appends that were refused for want of room.
+    pub(crate) refused_appends: u32,
     /// Reports of a start are not answered while this is set.
     pub(crate) hold_starting: bool,
     /// Every session is refused for this reason.
@@ -182,6 +190,10 @@ impl ExecutorService for Shared {
         if record.nonce != report.nonce {
             wrong("another nonce");
         }
+        if record.forgotten {
+            record.said_since += 1;
+            return Err(forgotten(&report.id));
+        }
         if record.fenced {
             return Ok(verdict(v1::Verdict::Stop));
         }
@@ -207,12 +219,13 @@ impl ExecutorService for Shared {
                 if !record.starting && !unstarted.contains(&ending.outcome()) {
                     wrong("ends without a start");
                 }
-                if finished.log_size > record.log.len() as u64 {
+                let cut = finished.log_cut && finished.log_size > record.log.len() as u64;
+                if finished.log_size > record.log.len() as u64 && !cut {
                     let gap = Fault::new(Code::OutOfRange, reason::LOG_GAP, "not whole").with("next_offset", record.log.len());
                     return Err(gap.into());
                 }
                 let announced = usize::try_from(finished.log_size).unwrap();
-                if finished.log_crc32c != crc32c::crc32c(&record.log[..announced]) {
+                if !cut && finished.log_crc32c != crc32c::crc32c(&record.log[..announced]) {
                     wrong("another checksum");
                 }
                 if record.finished.as_ref().is_some_and(|before| *before != finished) {
@@ -255,7 +268,7 @@ impl LogService for Shared {
         self.trouble()?;
         let append = request.into_inner();
         let mut world = self.world();
-        let World { attempts, violations, lose_append_answers, .. } = &mut *world;
+        let World { attempts, violations, lose_append_answers, no_room, refused_appends, .. } = &mut *world;
         let record = attempts.get_mut(&(append.id.clone(), append.attempt)).unwrap();
         let mut wrong = |what: &str| violations.push(format!("{}-{}: {what}", append.id, append.attempt));
         if record.nonce != append.nonce {
@@ -266,6 +279,14 @@ impl LogService for Shared {
         }
         if append.data.is_empty() || append.data.len() > 1024 * 1024 {
             wrong("a piece that is empty or too large");
+        }
+        if record.forgotten {
+            record.said_since += 1;
+            return Err(forgotten(&append.id));
+        }
+        if *no_room {
+            *refused_appends += 1;
+            return Err(Fault::new(Code::ResourceExhausted, reason::STORE_FULL, "no room").into());
         }
         let offset = usize::try_from(append.offset).unwrap();
         if offset > record.log.len() {
@@ -291,6 +312,10 @@ impl LogService for Shared {
     async fn read_log(&self, _: tonic::Request<v1::ReadLogRequest>) -> Result<tonic::Response<Self::ReadLogStream>, Status> {
         Err(Status::unimplemented(""))
     }
+}
+
+fn forgotten(id: &str) -> Status {
+    Fault::new(Code::NotFound, reason::EXECUTION_NOT_FOUND, format!("no execution {id}")).into()
 }
 
 fn say(say: Response) -> v1::SessionResponse {
@@ -360,6 +385,17 @@ impl Controller {
     }
 
     pub(crate) fn assign_with(&self, job: &serde_json::Value, arguments: &[(&str, &str)], timeout: Duration) -> ExecutionId {
+        let id = self.prepare_with(job, arguments, timeout);
+        self.assign_again(id);
+        id
+    }
+
+    /// Makes an assignment that the next session begins with.
+    pub(crate) fn prepare(&self, job: &serde_json::Value) -> ExecutionId {
+        self.prepare_with(job, &[], Duration::from_secs(60))
+    }
+
+    fn prepare_with(&self, job: &serde_json::Value, arguments: &[(&str, &str)], timeout: Duration) -> ExecutionId {
         let id = ExecutionId::generate();
         let assignment = v1::Assignment {
             id: id.to_string(),
@@ -372,7 +408,6 @@ impl Controller {
         };
         let record = Record { nonce: assignment.nonce, assignment: Some(assignment), ..Record::default() };
         self.world().attempts.insert((id.to_string(), 1), record);
-        self.assign_again(id);
         id
     }
 

@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use octavius_core::{ExecutorId, Timing};
-use octavius_executor::{ExecutorError, ExecutorOptions};
+use octavius_executor::{ExecutorError, ExecutorOptions, RunnerOptions};
 use octavius_proto::client::Address;
 use tokio::runtime::Runtime;
 use tokio::task::JoinHandle;
@@ -22,9 +22,14 @@ pub(crate) struct Place {
 
 impl Place {
     pub(crate) fn near(controller: &Controller) -> Self {
+        Self::among(&[controller])
+    }
+
+    /// Near several controllers, of which the first is tried first.
+    pub(crate) fn among(controllers: &[&Controller]) -> Self {
         let _ = tracing_subscriber::fmt().with_env_filter("octavius_executor=debug").with_test_writer().try_init();
-        let address = Address::parse(&controller.address.to_string()).unwrap();
-        Self { folder: tempfile::tempdir().unwrap(), controllers: vec![address], capacity: 4, token: TOKEN.to_owned() }
+        let controllers = controllers.iter().map(|controller| Address::parse(&controller.address.to_string()).unwrap()).collect();
+        Self { folder: tempfile::tempdir().unwrap(), controllers, capacity: 4, token: TOKEN.to_owned() }
     }
 
     pub(crate) fn data_dir(&self) -> PathBuf {
@@ -63,17 +68,14 @@ impl Place {
             labels: [("vpc".to_owned(), "a".to_owned())].into(),
             capacity: self.capacity,
             data_dir: self.data_dir(),
-            shim: Path::new(crate::SHIM).to_owned(),
+            runner: RunnerOptions::Process { shim: Path::new(crate::SHIM).to_owned() },
             connect_timeout: Duration::from_secs(2),
             timing: Timing::faster(20),
         }
     }
 
     pub(crate) fn start(&self) -> Daemon {
-        let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
-        let shutdown = CancellationToken::new();
-        let task = runtime.spawn(octavius_executor::run(self.options(), shutdown.clone()));
-        Daemon { runtime, shutdown, task }
+        Daemon::start(self.options())
     }
 }
 
@@ -85,6 +87,13 @@ pub(crate) struct Daemon {
 }
 
 impl Daemon {
+    pub(crate) fn start(options: ExecutorOptions) -> Self {
+        let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
+        let shutdown = CancellationToken::new();
+        let task = runtime.spawn(octavius_executor::run(options, shutdown.clone()));
+        Self { runtime, shutdown, task }
+    }
+
     /// Asks it to end, and holds it to the time that it may take.
     pub(crate) fn stop(self) {
         let begun = Instant::now();

@@ -1,6 +1,6 @@
 //! What happens when nothing goes wrong, and when only the job does.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use octavius_core::ExecutorId;
 use octavius_executor::ExecutorError;
@@ -232,6 +232,23 @@ fn registration_gives_a_token_or_says_why_not() {
     until("nobody answers", || matches!(register("octr_good").unwrap_err(), ExecutorError::Connect(_)));
 }
 
+/// A controller that takes connections and has nothing to give must not win each time because it stands first.
+#[test]
+fn a_session_that_breaks_or_is_refused_is_taken_elsewhere() {
+    let (mut first, second, mut third) = (Controller::start(), Controller::start(), Controller::start());
+    let place = Place::among(&[&first, &second, &third]);
+    let unavailable = Some((Code::Unavailable, reason::STORE_UNAVAILABLE));
+    first.world().refuse_sessions = unavailable;
+    second.world().refuse_sessions = unavailable;
+    let daemon = place.start();
+    until("a session with the third, since neither of the others takes it", || third.world().pings.len() > 1);
+    second.world().refuse_sessions = None;
+    first.kill();
+    third.kill();
+    until("a session with the second", || second.world().pings.len() > 1);
+    daemon.stop();
+}
+
 #[test]
 fn what_no_repetition_would_cure_ends_the_executor_with_what_to_do() {
     let controller = Controller::start();
@@ -243,8 +260,11 @@ fn what_no_repetition_would_cure_ends_the_executor_with_what_to_do() {
 
     place.token = TOKEN.to_owned();
     controller.world().refuse_sessions = Some((Code::AlreadyExists, reason::SESSION_EXISTS));
+    let begun = Instant::now();
     assert!(matches!(place.start().gives_up(), ExecutorError::SessionExists { .. }));
     assert!(controller.world().hellos.len() > 2, "it tried for a while");
+    // However fast all else is: the lease of a presence whose controller was killed has a shortest time, whose end must be waited for.
+    assert!(begun.elapsed() > Duration::from_secs(4), "{:?}", begun.elapsed());
 
     controller.world().refuse_sessions = None;
     let first = place.start();

@@ -5,8 +5,11 @@
 mod controller;
 mod daemon;
 mod flow;
+mod kubernetes;
 mod outage;
 mod recovery;
+mod restored;
+mod room;
 mod shim;
 
 use std::fmt::Debug;
