@@ -32,6 +32,7 @@ pub mod diff;
 pub mod document;
 pub mod export;
 pub mod git;
+pub mod import;
 pub mod load;
 pub mod manifest;
 pub mod plan;

@@ -105,11 +105,11 @@ fn the_first_octavius_metadata_loads_unchanged() {
 
 #[test]
 fn null_stands_for_absent_in_json_and_is_a_slip_in_yaml() {
-    let json = r#"{"name": "a", "image_name": "i", "description": null, "env_vars": {"secrets": null, "args": [{"name": "x", "default": null}]}}"#;
+    let json = r#"{"name": "a", "image_name": "i:1", "description": null, "env_vars": {"secrets": null, "args": [{"name": "x", "default": null}]}}"#;
     let loaded = load_file("metadata.json", json.as_bytes(), &Limits::default());
     assert_eq!(places(&loaded), [""; 0]);
     assert_eq!(loaded.jobs[0].definition.env_vars.args[0].default, None);
-    let loaded = load_file("a.yaml", b"name: a\nimage_name: i\ntimeout:\n", &Limits::default());
+    let loaded = load_file("a.yaml", b"name: a\nimage_name: i:1\ntimeout:\n", &Limits::default());
     assert_eq!(loaded.diagnostics.len(), 1);
 }
 
