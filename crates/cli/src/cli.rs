@@ -5,8 +5,8 @@ use std::path::PathBuf;
 use clap::{Args, CommandFactory as _, Parser, Subcommand};
 
 use crate::commands::{
-    apply, cancel, completion, config, controller, create, demo, describe, dev, diff, execute, executions, executor, executors,
-    getlogs, history, list, schema, status, tokens, validate, version, whoami,
+    apply, backup, cancel, completion, config, controller, create, demo, describe, dev, diff, execute, executions, executor,
+    executors, getlogs, history, import, list, schema, status, tokens, validate, version, whoami,
 };
 use crate::env;
 use crate::error::{Failure, Outcome};
@@ -68,6 +68,8 @@ pub enum Command {
     Create(create::CreateArgs),
     /// Remove one job from the catalogue `manual`
     Delete(create::DeleteArgs),
+    /// Make a catalogue of the jobs of a first Octavius
+    Import(import::ImportArgs),
     /// Print the JSON Schema of job files
     Schema(schema::SchemaArgs),
 
@@ -98,6 +100,10 @@ pub enum Command {
     Executors(executors::ExecutorsArgs),
     /// Make, list and revoke tokens
     Tokens(tokens::TokensArgs),
+    /// Keep everything that the controller holds in a file
+    Backup(backup::BackupArgs),
+    /// Put a backup into an empty store
+    Restore(backup::RestoreArgs),
     /// Run a controller and an executor in one process, to try things
     Dev(dev::DevArgs),
     /// Take the whole tour in a temporary folder
@@ -115,9 +121,9 @@ pub enum Command {
 
 /// The groups of the help text.
 const GROUPS: [(&str, &[&str]); 4] = [
-    ("For the catalogue", &["validate", "diff", "apply", "history", "create", "delete", "schema"]),
+    ("For the catalogue", &["validate", "diff", "apply", "history", "create", "delete", "import", "schema"]),
     ("For people who run jobs", &["list", "describe", "execute", "rerun", "executions", "status", "getlogs", "cancel"]),
-    ("For operators", &["controller", "executor", "executors", "tokens", "dev", "demo"]),
+    ("For operators", &["controller", "executor", "executors", "tokens", "backup", "restore", "dev", "demo"]),
     ("Connections", &["config", "whoami", "completion", "version"]),
 ];
 
@@ -273,7 +279,25 @@ mod tests {
         let (mut problems, mut used) = (Vec::new(), BTreeSet::new());
         walk(&command(), "octavius", &mut problems, &mut used);
         assert_eq!(problems, Vec::<String>::new());
-        let without_flag = [crate::env::LOG, crate::env::FASTER];
+        use crate::env as e;
+        let without_flag = [
+            e::LOG,
+            e::FASTER,
+            // keys of a configuration file, and a secret
+            e::ETCD_PORT,
+            e::ETCD_DIAL_TIMEOUT,
+            e::ETCD_PASSWORD,
+            e::ETCD_QUOTA_BYTES,
+            e::ETCD_SHARED,
+            e::RETENTION_AGE,
+            e::RETENTION_EXECUTIONS,
+            e::APP_PORT,
+            e::EXECUTOR_PING_DEADLINE,
+            e::LOG_FILE_PATH,
+            e::LOG_FILE_MAX_SIZE,
+        ];
+        let of_kubernetes = crate::kubernetes_options::KEYS.iter().flat_map(|(_, names)| *names);
+        let without_flag: Vec<_> = without_flag.into_iter().chain(of_kubernetes.copied()).collect();
         let unused: Vec<_> = crate::env::ALL
             .iter()
             .filter(|name| name.starts_with("OCTAVIUS_") && !used.contains(**name) && !without_flag.contains(name))

@@ -358,18 +358,26 @@ pub fn create_private_dir(path: &Path) -> Outcome<()> {
 /// # Errors
 /// Where it cannot be read, or is empty.
 pub fn read_token_file(path: &Path) -> Outcome<String> {
+    read_secret_file(path, "token")
+}
+
+/// Reads a secret from a file, or from standard input for `-`; `what` says what it is.
+///
+/// # Errors
+/// Where it cannot be read, or is empty.
+pub fn read_secret_file(path: &Path, what: &str) -> Outcome<String> {
     let mut text = String::new();
     let read = if path == Path::new("-") {
         std::io::stdin().lock().take(TOKEN_FILE_BYTES).read_to_string(&mut text)
     } else {
         fs::File::open(path).and_then(|file| file.take(TOKEN_FILE_BYTES).read_to_string(&mut text))
     };
-    read.map_err(|error| Failure::file("read the token from", path, error))?;
-    let token = text.trim();
-    if token.is_empty() {
-        return Err(Failure::usage(format!("{} holds no token", path.display())));
+    read.map_err(|error| Failure::file(&format!("read the {what} from"), path, error))?;
+    let secret = text.trim();
+    if secret.is_empty() {
+        return Err(Failure::usage(format!("{} holds no {what}", path.display())));
     }
-    Ok(token.to_owned())
+    Ok(secret.to_owned())
 }
 
 /// The token that flags or the environment give, and what it came from.
@@ -431,10 +439,7 @@ pub fn resolve(args: &ConnectArgs) -> Outcome<Resolved> {
         None => (entry.access_token, in_file),
     };
     let token_source = token_source.filter(|_| token.is_some());
-    let timeout = match args.time_out.map_or_else(given_timeout, |seconds| Ok(Some(seconds)))?.or(entry.connection_timeout_secs) {
-        None | Some(0) => DEFAULT_TIMEOUT,
-        Some(seconds) => Duration::from_secs(seconds.min(24 * 3600)),
-    };
+    let timeout = timeout(args, entry.connection_timeout_secs)?;
     Ok(Resolved {
         addresses: Address::parse_list(&host)?,
         token,
@@ -448,6 +453,17 @@ pub fn resolve(args: &ConnectArgs) -> Outcome<Resolved> {
         timeout,
         name: context.filter(|_| !host_is_given).unwrap_or(host),
         warnings,
+    })
+}
+
+/// The longest wait for an answer, as flag, environment or file say; 10 s where none does, or says 0.
+///
+/// # Errors
+/// Where a variable is no whole number.
+pub fn timeout(args: &ConnectArgs, in_file: Option<u64>) -> Outcome<Duration> {
+    Ok(match args.time_out.map_or_else(given_timeout, |seconds| Ok(Some(seconds)))?.or(in_file) {
+        None | Some(0) => DEFAULT_TIMEOUT,
+        Some(seconds) => Duration::from_secs(seconds.min(24 * 3600)),
     })
 }
 

@@ -7,8 +7,8 @@ use std::path::{Path, PathBuf};
 use std::sync::Mutex;
 use std::time::Duration;
 
-use octavius_core::Timing;
 use octavius_core::nearest::nearest;
+use octavius_core::{HumanDuration, Timing};
 use serde_json::Value;
 use tokio_util::sync::CancellationToken;
 use tracing_subscriber::EnvFilter;
@@ -18,11 +18,14 @@ use crate::error::{Failure, Outcome};
 use crate::exit::Exit;
 use crate::output::Shell;
 
-/// A daemon's configuration file: JSON as the first Octavius has it, or YAML, which holds JSON. Paths in it are relative to it.
+/// A daemon's configuration file: JSON as the first Octavius has it, or YAML, which holds JSON. Paths in it are relative to it. Variables of
+/// the environment may stand over it.
 #[derive(Debug, Default)]
 pub struct Settings {
     path: PathBuf,
     values: BTreeMap<String, Value>,
+    /// Keys whose value came from a variable, with its name.
+    variables: BTreeMap<&'static str, &'static str>,
 }
 
 impl Settings {
@@ -37,7 +40,8 @@ impl Settings {
             Err(error) if error.kind() == io::ErrorKind::NotFound && named.is_none() => return Ok(Self::default()),
             Err(error) => return Err(Failure::file("read", path, error)),
         };
-        let settings = Self { path: path.to_owned(), values: Self::parse(&text).map_err(|problem| wrong(path, &problem))? };
+        let values = Self::parse(&text).map_err(|problem| wrong(path, &problem))?;
+        let settings = Self { path: path.to_owned(), values, variables: BTreeMap::new() };
         let unknown: Vec<String> = settings
             .values
             .keys()
@@ -74,6 +78,30 @@ impl Settings {
         }
     }
 
+    /// Puts the variables of each key over the file, the first that is set.
+    #[must_use]
+    pub fn with_variables(mut self, keys: &[(&'static str, &[&'static str])]) -> Self {
+        for (key, names) in keys {
+            // Kubernetes sets NAME_PORT=tcp://… for every service NAME beside a pod: that is not for us
+            let found =
+                names.iter().find_map(|name| env::get(name).filter(|value| !value.starts_with("tcp://")).map(|v| (*name, v)));
+            if let Some((name, value)) = found {
+                self.values.insert((*key).to_owned(), Value::String(value));
+                self.variables.insert(key, name);
+            }
+        }
+        self
+    }
+
+    /// That a key's value cannot be: names the key and where it stands.
+    #[must_use]
+    pub fn wrong(&self, key: &str, problem: &str) -> Failure {
+        match self.variables.get(key) {
+            Some(variable) => Failure::usage(format!("{variable} {problem}")),
+            None => wrong(&self.path, &format!("`{key}` {problem}")),
+        }
+    }
+
     /// A text; an empty one counts as none.
     ///
     /// # Errors
@@ -82,16 +110,45 @@ impl Settings {
         match self.values.get(key) {
             None | Some(Value::Null) => Ok(None),
             Some(Value::String(text)) => Ok(Some(text.trim().to_owned()).filter(|text| !text.is_empty())),
-            Some(_) => Err(wrong(&self.path, &format!("`{key}` is not a text"))),
+            Some(_) => Err(self.wrong(key, "is not a text")),
         }
     }
 
-    /// A path, relative to the file.
+    /// A path, relative to the file; to the working directory, where it came from a variable.
     ///
     /// # Errors
     /// Where the value is something else.
     pub fn path(&self, key: &str) -> Outcome<Option<PathBuf>> {
-        Ok(self.text(key)?.map(|path| self.beside(Path::new(&path))))
+        let given = self.variables.contains_key(key);
+        Ok(self.text(key)?.map(|path| if given { PathBuf::from(path) } else { self.beside(Path::new(&path)) }))
+    }
+
+    /// Yes or no.
+    ///
+    /// # Errors
+    /// Where the value is something else.
+    pub fn flag(&self, key: &str) -> Outcome<Option<bool>> {
+        match self.values.get(key) {
+            None | Some(Value::Null) => Ok(None),
+            Some(Value::Bool(value)) => Ok(Some(*value)),
+            Some(Value::String(text)) => match text.trim().to_ascii_lowercase().as_str() {
+                "" => Ok(None),
+                "true" | "yes" | "on" | "1" => Ok(Some(true)),
+                "false" | "no" | "off" | "0" => Ok(Some(false)),
+                _ => Err(self.wrong(key, "is neither true nor false")),
+            },
+            Some(_) => Err(self.wrong(key, "is neither true nor false")),
+        }
+    }
+
+    /// A duration with its unit.
+    ///
+    /// # Errors
+    /// Where the value is something else.
+    pub fn duration(&self, key: &str) -> Outcome<Option<Duration>> {
+        let Some(text) = self.text(key)? else { return Ok(None) };
+        let duration: HumanDuration = text.parse().map_err(|error| self.wrong(key, &format!("is wrong: {error}")))?;
+        Ok(Some(duration.get()))
     }
 
     /// A path as this file means it.
@@ -109,11 +166,11 @@ impl Settings {
             None | Some(Value::Null) => return Ok(None),
             Some(Value::Number(number)) => number.as_u64(),
             Some(Value::String(text)) if text.is_empty() => return Ok(None),
-            Some(Value::String(text)) => text.parse().ok(),
+            Some(Value::String(text)) => text.trim().parse().ok(),
             Some(_) => None,
         };
         let fits = number.and_then(|number| T::try_from(number).ok());
-        fits.map(Some).ok_or_else(|| wrong(&self.path, &format!("`{key}` is not a whole number, or out of range")))
+        fits.map(Some).ok_or_else(|| self.wrong(key, "is not a whole number, or out of range"))
     }
 
     /// A number of seconds, 1 or more.
@@ -121,8 +178,9 @@ impl Settings {
     /// # Errors
     /// Where the value is something else.
     pub fn seconds(&self, key: &str) -> Outcome<Option<Duration>> {
-        match self.number::<u32>(key)? {
-            Some(0) => Err(wrong(&self.path, &format!("`{key}` is 0: at least 1 second is needed"))),
+        let number = self.number::<u32>(key).map_err(|_| self.wrong(key, "is not a whole number of seconds, like 2"));
+        match number? {
+            Some(0) => Err(self.wrong(key, "is 0: at least 1 second is needed")),
             seconds => Ok(seconds.map(|seconds| Duration::from_secs(seconds.into()))),
         }
     }
@@ -134,10 +192,36 @@ impl Settings {
     pub fn map(&self, key: &str) -> Outcome<BTreeMap<String, String>> {
         match self.values.get(key) {
             None | Some(Value::Null) => Ok(BTreeMap::new()),
-            Some(value) => {
-                serde_json::from_value(value.clone()).map_err(|_| wrong(&self.path, &format!("`{key}` is not a map of texts")))
-            }
+            Some(value) => serde_json::from_value(value.clone()).map_err(|_| self.wrong(key, "is not a map of texts")),
         }
+    }
+
+    /// A list of texts; as one text, they are separated by commas.
+    ///
+    /// # Errors
+    /// Where the value is something else.
+    pub fn list(&self, key: &str) -> Outcome<Vec<String>> {
+        match self.values.get(key) {
+            None | Some(Value::Null) => Ok(Vec::new()),
+            Some(Value::String(text)) => {
+                Ok(text.split(',').map(str::trim).filter(|part| !part.is_empty()).map(str::to_owned).collect())
+            }
+            Some(value) => serde_json::from_value(value.clone()).map_err(|_| self.wrong(key, "is not a list of texts")),
+        }
+    }
+
+    /// A JSON object. The first Octavius' files have one in a text, and so has a variable.
+    ///
+    /// # Errors
+    /// Where the value is something else.
+    pub fn object(&self, key: &str) -> Outcome<Option<Value>> {
+        let value = match self.values.get(key) {
+            None | Some(Value::Null) => return Ok(None),
+            Some(Value::String(text)) if text.trim().is_empty() => return Ok(None),
+            Some(Value::String(text)) => serde_json::from_str(text).ok(),
+            Some(value) => Some(value.clone()),
+        };
+        value.filter(Value::is_object).map(Some).ok_or_else(|| self.wrong(key, "is not a JSON object"))
     }
 
     /// Whether the key is there.
@@ -168,7 +252,7 @@ pub fn timing() -> Outcome<Timing> {
 /// Where a daemon's log goes, and how much of it.
 #[derive(Debug, Default)]
 pub struct LogOptions {
-    /// `error`, `warn`, `info`, `debug` or `trace`; or a filter.
+    /// `error`, `warn`, `info`, `debug`, `trace` or `off`; the first Octavius says `warning` too.
     pub level: Option<String>,
     /// A file instead of standard error.
     pub file: Option<PathBuf>,
@@ -179,13 +263,16 @@ pub struct LogOptions {
 /// Starts the log. A line is text on a terminal, and JSON elsewhere.
 ///
 /// # Errors
-/// Where the filter cannot be understood, or the file cannot be written.
+/// Where the level or the filter cannot be understood, or the file cannot be written.
 pub fn start_log(options: &LogOptions, default_level: &str) -> Outcome<()> {
-    let filter = env::get(env::LOG).or_else(|| options.level.clone()).unwrap_or_else(|| default_level.to_owned());
-    let parsed = EnvFilter::try_new(filter.to_lowercase().replace("warning", "warn"));
-    let filter = parsed.map_err(|_| {
-        Failure::usage(format!("\"{}\" is not a log level", filter.escape_debug()))
-            .hint("levels are error, warn, info, debug, trace")
+    let level = match &options.level {
+        Some(text) => level(text)?,
+        None => default_level,
+    };
+    let filter = env::get(env::LOG).unwrap_or_else(|| level.to_owned());
+    let filter = EnvFilter::try_new(&filter).map_err(|_| {
+        Failure::usage(format!("{} is \"{}\", not a filter", env::LOG, filter.escape_debug()))
+            .hint("write TARGET=LEVEL, several by comma, like octavius_controller=debug,info")
     })?;
     let builder = tracing_subscriber::fmt().with_env_filter(filter).with_target(false);
     let started = match &options.file {
@@ -197,6 +284,22 @@ pub fn start_log(options: &LogOptions, default_level: &str) -> Outcome<()> {
         None => builder.json().with_writer(io::stderr).try_init(),
     };
     started.map_err(|error| Failure::fault(format!("cannot start the log: {error}")))
+}
+
+/// A level by its name. A word that is none would be taken for a part of the program by the filter, and everything else would go unlogged.
+fn level(text: &str) -> Outcome<&'static str> {
+    Ok(match text.trim().to_ascii_lowercase().as_str() {
+        "error" => "error",
+        "warn" | "warning" => "warn",
+        "info" => "info",
+        "debug" => "debug",
+        "trace" => "trace",
+        "off" => "off",
+        _ => {
+            return Err(Failure::usage(format!("\"{}\" is not a log level", text.escape_debug()))
+                .hint(format!("levels are error, warn, info, debug, trace and off; filters go into {}", env::LOG)));
+        }
+    })
 }
 
 /// A log file that is put aside as `NAME.1` when it has become too large.
@@ -300,6 +403,14 @@ mod tests {
         }
         assert_eq!(std::fs::metadata(&path).unwrap().len(), 600 * 1024);
         assert!(folder.path().join("log.1").exists());
+    }
+
+    #[test]
+    fn a_word_that_is_no_level_is_refused() {
+        assert_eq!((level("Warning").unwrap(), level(" info").unwrap(), level("off").unwrap()), ("warn", "info", "off"));
+        for wrong in ["inof", "info,octavius=debug", "octavius=debug", "", "3"] {
+            assert_eq!(level(wrong).unwrap_err().exit, Exit::Usage, "{wrong}");
+        }
     }
 
     #[test]

@@ -32,6 +32,23 @@ variables! {
     /// Seconds to wait for a controller, as the first Octavius named it.
     SEED_TIMEOUT = "CONNECTION_TIMEOUT_SECS";
 
+    /// Where the controller's etcd is, as the first Octavius named it; so are the others of its configuration.
+    SEED_ETCD_HOST = "ETCD_HOST";
+    /// The etcd's port.
+    SEED_ETCD_PORT = "ETCD_PORT";
+    /// Seconds to wait for the etcd.
+    SEED_ETCD_DIAL_TIMEOUT = "ETCD_DIAL_TIMEOUT";
+    /// How much the controller logs.
+    SEED_LOG_LEVEL = "LOG_LEVEL";
+    /// The controller's port.
+    SEED_APP_PORT = "APP_PORT";
+    /// Seconds without a ping after which an executor's session has ended.
+    SEED_EXECUTOR_PING_DEADLINE = "EXECUTOR_PING_DEADLINE";
+    /// The controller's log file.
+    SEED_LOG_FILE_PATH = "LOG_FILE_PATH";
+    /// Largest size of the log file, in MiB.
+    SEED_LOG_FILE_MAX_SIZE = "LOG_FILE_MAX_SIZE_IN_MB";
+
     /// The client's configuration file.
     CONFIG = "OCTAVIUS_CONFIG";
     /// The context of the configuration file.
@@ -108,6 +125,44 @@ variables! {
     CONTROLLER_CONFIG = "OCTAVIUS_CONTROLLER_CONFIG";
     /// Where the controller keeps everything.
     STORE = "OCTAVIUS_STORE";
+    /// The members of an etcd, separated by commas.
+    ETCD_HOST = "OCTAVIUS_ETCD_HOST";
+    /// The port of those that are named without one.
+    ETCD_PORT = "OCTAVIUS_ETCD_PORT";
+    /// Seconds to wait for the etcd.
+    ETCD_DIAL_TIMEOUT = "OCTAVIUS_ETCD_DIAL_TIMEOUT";
+    /// What the keys in the etcd start with.
+    ETCD_PREFIX = "OCTAVIUS_ETCD_PREFIX";
+    /// The etcd's user.
+    ETCD_USER = "OCTAVIUS_ETCD_USER";
+    /// Their password.
+    ETCD_PASSWORD = "OCTAVIUS_ETCD_PASSWORD";
+    /// A file that holds their password.
+    ETCD_PASSWORD_FILE = "OCTAVIUS_ETCD_PASSWORD_FILE";
+    /// The certificate of the authority that signed the etcd's.
+    ETCD_CA_FILE = "OCTAVIUS_ETCD_CA_FILE";
+    /// The client's certificate for the etcd.
+    ETCD_CERT_FILE = "OCTAVIUS_ETCD_CERT_FILE";
+    /// Its key.
+    ETCD_KEY_FILE = "OCTAVIUS_ETCD_KEY_FILE";
+    /// The quota that the etcd was started with, in bytes.
+    ETCD_QUOTA_BYTES = "OCTAVIUS_ETCD_QUOTA_BYTES";
+    /// Whether others use the etcd too.
+    ETCD_SHARED = "OCTAVIUS_ETCD_SHARED";
+    /// How long executions are kept.
+    RETENTION_AGE = "OCTAVIUS_RETENTION_AGE";
+    /// How many executions are kept.
+    RETENTION_EXECUTIONS = "OCTAVIUS_RETENTION_EXECUTIONS";
+    /// The first Octavius' etcd, for an import.
+    ETCD = "OCTAVIUS_ETCD";
+    /// The controller's port.
+    APP_PORT = "OCTAVIUS_APP_PORT";
+    /// Seconds without a ping after which an executor's session has ended.
+    EXECUTOR_PING_DEADLINE = "OCTAVIUS_EXECUTOR_PING_DEADLINE";
+    /// The controller's log file.
+    LOG_FILE_PATH = "OCTAVIUS_LOG_FILE_PATH";
+    /// Largest size of the log file, in MiB.
+    LOG_FILE_MAX_SIZE = "OCTAVIUS_LOG_FILE_MAX_SIZE_IN_MB";
     /// Where a controller listens.
     LISTEN = "OCTAVIUS_LISTEN";
     /// Where the first admin's token is written.
@@ -118,6 +173,40 @@ variables! {
     ID = "OCTAVIUS_ID";
     /// What the executor runs jobs with.
     RUNNER = "OCTAVIUS_RUNNER";
+    /// How an executor reaches its Kubernetes; this and the next are keys of its configuration, for the kubernetes runner.
+    KUBE_CONFIG = "OCTAVIUS_KUBE_CONFIG";
+    /// The context of the kubeconfig.
+    KUBE_CONTEXT = "OCTAVIUS_KUBE_CONTEXT";
+    /// Where Jobs go that name no namespace.
+    DEFAULT_NAMESPACE = "OCTAVIUS_DEFAULT_NAMESPACE";
+    /// The service account of jobs that name none.
+    SERVICE_ACCOUNT_NAME = "OCTAVIUS_SERVICE_ACCOUNT_NAME";
+    /// Longest run of any job, in seconds.
+    JOB_ACTIVE_DEADLINE_SECONDS = "OCTAVIUS_JOB_ACTIVE_DEADLINE_SECONDS";
+    /// How often the first Octavius tried a job again.
+    JOB_RETRIES = "OCTAVIUS_JOB_RETRIES";
+    /// Seconds that a pod may wait to begin.
+    WAIT_FOR_RESOURCE_POLL_COUNT = "OCTAVIUS_WAIT_FOR_RESOURCE_POLL_COUNT";
+    /// Seconds that the end of a log is waited for.
+    LOG_PROCESS_WAIT_TIME = "OCTAVIUS_LOG_PROCESS_WAIT_TIME";
+    /// Annotations of every Job and pod, a JSON object.
+    JOB_POD_ANNOTATIONS = "OCTAVIUS_JOB_POD_ANNOTATIONS";
+    /// Other namespaces that a job may name, separated by commas.
+    NAMESPACES = "OCTAVIUS_NAMESPACES";
+    /// Other service accounts that a job may name, separated by commas.
+    SERVICE_ACCOUNTS = "OCTAVIUS_SERVICE_ACCOUNTS";
+    /// What a job may set for itself, separated by commas.
+    JOB_MAY_SET = "OCTAVIUS_JOB_MAY_SET";
+    /// The Kubernetes Secret of secrets that say no `from`.
+    SECRET = "OCTAVIUS_SECRET";
+    /// What every pod is built on, a JSON object.
+    POD_TEMPLATE = "OCTAVIUS_POD_TEMPLATE";
+    /// Whether images that run as root are refused.
+    RUN_AS_NON_ROOT = "OCTAVIUS_RUN_AS_NON_ROOT";
+    /// How long an unknown Job of the executor's is left alone.
+    ORPHAN_DELAY = "OCTAVIUS_ORPHAN_DELAY";
+    /// How long the cluster keeps a finished Job.
+    KEEP_FINISHED = "OCTAVIUS_KEEP_FINISHED";
     /// How many executions an executor runs at once.
     CAPACITY = "OCTAVIUS_CAPACITY";
     /// Where a daemon keeps its files.

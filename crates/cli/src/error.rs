@@ -22,6 +22,8 @@ pub struct Failure {
     pub hints: Vec<String>,
     /// What the controller answered, where it did.
     pub fault: Option<Box<Fault>>,
+    /// Whether it stays so however often it is tried: what answers there is no controller.
+    pub lasting: bool,
 }
 
 /// What commands return.
@@ -30,13 +32,13 @@ pub type Outcome<T = Exit> = Result<T, Failure>;
 impl Failure {
     /// A failure with an exit code and an error.
     pub fn new(exit: Exit, error: impl Into<anyhow::Error>) -> Self {
-        Self { exit, error: Some(error.into()), details: Vec::new(), hints: Vec::new(), fault: None }
+        Self { exit, error: Some(error.into()), details: Vec::new(), hints: Vec::new(), fault: None, lasting: false }
     }
 
     /// An end about which nothing more is to be said.
     #[must_use]
     pub const fn quiet(exit: Exit) -> Self {
-        Self { exit, error: None, details: Vec::new(), hints: Vec::new(), fault: None }
+        Self { exit, error: None, details: Vec::new(), hints: Vec::new(), fault: None, lasting: false }
     }
 
     /// Wrong usage, configuration or files.
@@ -56,6 +58,9 @@ impl Failure {
 
     /// A file or folder that cannot be used.
     pub fn file(action: &str, path: &std::path::Path, error: io::Error) -> Self {
+        // the name of a temporary file beside it helps nobody
+        let told = error.get_ref().and_then(|named| named.source()?.downcast_ref::<io::Error>());
+        let error = told.and_then(io::Error::raw_os_error).map_or(error, io::Error::from_raw_os_error);
         Self::new(Exit::Usage, anyhow::Error::new(error).context(format!("cannot {action} {}", path.display())))
     }
 
@@ -76,7 +81,7 @@ impl Failure {
     /// Whether trying again may help: the controller was not reached, or is stopping.
     #[must_use]
     pub fn may_pass(&self) -> bool {
-        self.exit == Exit::Unreachable
+        self.exit == Exit::Unreachable && !self.lasting
     }
 
     /// Whether the controller gave this reason.
@@ -106,8 +111,11 @@ impl From<ConnectError> for Failure {
 impl From<Status> for Failure {
     fn from(status: Status) -> Self {
         let mut fault = Fault::from_status(&status);
-        // A status with a source was made on this side: the connection broke before an answer came.
-        let broken = std::error::Error::source(&status).is_some() && fault.reason.is_empty();
+        // Everything that a controller says has a reason. One of these codes without a reason was made on the way or on this side: the
+        // connection broke, or its controller stopped, before an answer came.
+        use tonic::Code as C;
+        let foreign = matches!(fault.code, C::Unavailable | C::Cancelled | C::Unknown | C::Internal);
+        let broken = fault.reason.is_empty() && (foreign || std::error::Error::source(&status).is_some());
         if broken {
             fault.code = tonic::Code::Unavailable;
             fault.message = format!("the connection to the controller broke: {}", octavius_proto::client::root_cause(&status));

@@ -4,6 +4,7 @@ use octavius_core::{State, Timestamp};
 use octavius_proto::v1;
 use serde_json::{Value, json};
 
+use crate::arguments::shell_quoted;
 use crate::sanitize::line;
 use crate::table::{self, between, from_wire, wire_time};
 
@@ -99,6 +100,7 @@ fn attempt(attempt: &v1::Attempt) -> Value {
         "late": attempt.late.as_ref().map(ending),
         "log_size": attempt.log_size,
         "runs_as": text_or_null(&attempt.runs_as),
+        "image": text_or_null(&attempt.image),
     })
 }
 
@@ -171,6 +173,11 @@ pub fn duration(execution: &v1::Execution, now: Timestamp) -> String {
         .unwrap_or_default()
 }
 
+/// The namespace and the name of an attempt's Job, where it runs as one.
+fn in_cluster(runs_as: &str) -> Option<(&str, &str)> {
+    runs_as.strip_prefix("job ")?.split_once('/')
+}
+
 /// An execution in whole, for people.
 #[must_use]
 pub fn render(execution: &v1::Execution, waiting: &[String], commit: &str, now: Timestamp) -> String {
@@ -198,6 +205,11 @@ pub fn render(execution: &v1::Execution, waiting: &[String], commit: &str, now: 
     arguments.sort_unstable();
     let arguments: Vec<String> = arguments.into_iter().map(|(name, value)| format!("{name}={value}")).collect();
     facts.push(("arguments", arguments.join(" ")));
+    let place = execution.attempts.last().and_then(|attempt| in_cluster(&attempt.runs_as));
+    if let Some((namespace, name)) = place {
+        facts.push(("Job", format!("{name} in namespace {namespace}")));
+    }
+    facts.push(("image", execution.attempts.last().map(|attempt| attempt.image.clone()).unwrap_or_default()));
     for (name, value) in facts.iter().filter(|(_, value)| !value.is_empty()) {
         out.push_str(&format!("{name:<11} {}\n", line(value)));
     }
@@ -224,6 +236,11 @@ pub fn render(execution: &v1::Execution, waiting: &[String], commit: &str, now: 
         }
     }
     let id = &line(&execution.id);
+    // once it has ended, the executor deletes it
+    if let Some((namespace, name)) = place.filter(|_| !has_ended(execution)) {
+        out.push_str(&line(&format!("in its cluster: kubectl -n {} get job {}", shell_quoted(namespace), shell_quoted(name))));
+        out.push('\n');
+    }
     match state(execution) {
         Some(state) if state.is_terminal() => out.push_str(&format!("its log: octavius getlogs {id}\n")),
         Some(State::Queued) => out.push_str(&format!("stop it: octavius cancel {id}\n")),
@@ -318,6 +335,26 @@ mod tests {
         };
         let waiting = ["pay-1  full: 4/4 slots".to_owned(), "web-1  vpc=web, needs vpc=payments".to_owned()];
         insta::assert_snapshot!(render(&queued, &waiting, "", at(130)));
+    }
+
+    #[test]
+    fn where_it_runs_in_a_cluster_is_told_with_the_line_that_shows_it() {
+        let mut running = failed();
+        running.state = v1::ExecutionState::Running.into();
+        running.attempts[0].runs_as = "job jobs/octavius-0k3v-1".into();
+        running.attempts[0].image = "registry.example/refund@sha256:07".into();
+        let text = render(&running, &[], "", at(130));
+        assert!(
+            text.contains("Job         octavius-0k3v-1 in namespace jobs\nimage       registry.example/refund@sha256:07\n"),
+            "{text}"
+        );
+        assert!(text.contains("\nin its cluster: kubectl -n jobs get job octavius-0k3v-1\n"), "{text}");
+        assert_eq!(whole(&running, &[], "")["attempts"][0]["image"], "registry.example/refund@sha256:07");
+        running.state = v1::ExecutionState::Failed.into();
+        let text = render(&running, &[], "", at(130));
+        assert!(text.contains("namespace jobs") && !text.contains("kubectl"), "what is deleted is not pointed at: {text}");
+        running.attempts[0].runs_as = "pid 7".into();
+        assert!(!render(&running, &[], "", at(130)).contains("pid 7"));
     }
 
     #[test]

@@ -16,7 +16,7 @@ pub enum Exit {
     Usage = 2,
     /// The controller refused: not found, not allowed, a stale plan, a conflict; or the person declined.
     Refused = 3,
-    /// No controller could be reached in time.
+    /// No controller could be reached in time; by a controller itself, an import or a restore, its store.
     Unreachable = 4,
     /// The execution waited for was cancelled.
     Cancelled = 5,
@@ -24,7 +24,7 @@ pub enum Exit {
     TimedOut = 6,
     /// The execution waited for was lost with its executor.
     Lost = 7,
-    /// Not signed in: the token is missing, expired or unknown.
+    /// Not signed in: the token is missing, expired or unknown; by a controller itself, an import or a restore, the etcd's user is.
     NotSignedIn = 8,
     /// A fault of Octavius.
     Fault = 70,

@@ -10,11 +10,13 @@ pub mod env;
 pub mod error;
 pub mod execution;
 pub mod exit;
+pub mod kubernetes_options;
 pub mod output;
 pub mod prompt;
 pub mod remote_catalog;
 pub mod sanitize;
 pub mod session;
+pub mod store_options;
 pub mod table;
 pub mod wait;
 
@@ -65,6 +67,7 @@ pub fn main() -> ExitCode {
 
 fn dispatch(context: &Context, command: Command) -> Outcome {
     use commands as c;
+    octavius_failpoint::arm().map_err(|wrong| Failure::new(Exit::Usage, wrong))?;
     match command {
         // offline
         Command::Validate(args) => c::validate::run(context, &args),
@@ -90,6 +93,9 @@ fn dispatch(context: &Context, command: Command) -> Outcome {
         Command::Whoami(args) => client(c::whoami::run(context, &args)),
         Command::Version(args) => client(c::version::run(context, &args)),
         Command::Demo(args) => c::demo::run(context, &args),
+        Command::Backup(args) => client(c::backup::run(context, &args)),
+        Command::Import(args) => client(c::import::run(context, &args)),
+        Command::Restore(args) => daemon(c::backup::restore(context, &args)),
         // daemons
         Command::Controller(args) => daemon(c::controller::run(context, &args)),
         Command::Executor(args) => daemon(c::executor::run(context, &args)),

@@ -2,6 +2,10 @@
 
 use std::process::ExitCode;
 
+/// A controller makes and drops many small things on several threads at once; with the C library's allocator that is a fifth of its time.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 fn main() -> ExitCode {
     let mut arguments = std::env::args_os();
     if arguments.nth(1).is_some_and(|command| command == "shim") {

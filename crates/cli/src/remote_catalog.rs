@@ -1,19 +1,20 @@
 //! A catalogue on both sides: what the files say, what the controller holds, the plan between them, and its apply. Only what differs is
 //! fetched: the buckets of the manifest whose digest is another, and the definitions of jobs that change or go.
 
-use std::collections::{BTreeMap, HashMap};
+use std::cell::Cell;
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
 use octavius_catalog::diagnostic::{render_count, render_text};
 use octavius_catalog::git::{self, Provenance};
-use octavius_catalog::manifest::{BUCKETS, Bucket, Entry, Manifest};
+use octavius_catalog::manifest::{BUCKETS, Bucket, Entry, Manifest, bucket_of};
 use octavius_catalog::{
-    Action, Limits, Loaded, LoadedJob, Observed, Plan, PlanError, PlanOptions, ReadError, load, needed, plan, read_dir,
+    Action, Change, Limits, Loaded, LoadedJob, Observed, Plan, PlanError, PlanOptions, ReadError, load, needed, plan, read_dir,
 };
 use octavius_core::{CatalogName, Digest, JobDefinition};
-use octavius_proto::v1;
+use octavius_proto::{reason, v1};
 
 use crate::Context;
 use crate::error::{Failure, Outcome};
@@ -114,8 +115,8 @@ fn strange(error: impl Into<anyhow::Error>) -> Failure {
 }
 
 async fn head(session: &Session, catalog: &CatalogName) -> Outcome<v1::GetHeadResponse> {
-    let mut client = session.connection().catalog();
-    session.call(client.get_head(v1::GetHeadRequest { catalog: catalog.to_string() })).await
+    let request = v1::GetHeadRequest { catalog: catalog.to_string() };
+    session.call(async |to| to.catalog().get_head(request.clone()).await).await
 }
 
 /// The jobs of some buckets of a revision.
@@ -124,11 +125,9 @@ async fn fetch_buckets(session: &Session, catalog: &CatalogName, revision: u64, 
     if buckets.is_empty() || revision == 0 {
         return Ok(jobs);
     }
-    let mut client = session.connection().catalog();
     let buckets = buckets.iter().map(|&bucket| bucket.into()).collect();
     let request = v1::GetBucketsRequest { catalog: catalog.to_string(), revision, buckets };
-    let mut stream = session.call(client.get_buckets(request)).await?;
-    while let Some(message) = next(session, &mut stream).await? {
+    for message in session.gather(async |to| to.catalog().get_buckets(request.clone()).await).await? {
         for entry in message.entries {
             jobs.push(Observed {
                 name: octavius_proto::job_name("name", &entry.name).map_err(strange)?,
@@ -142,25 +141,14 @@ async fn fetch_buckets(session: &Session, catalog: &CatalogName, revision: u64, 
     Ok(jobs)
 }
 
-/// The next message of a stream, which has to come within the connection timeout.
-async fn next<T>(session: &Session, stream: &mut tonic::Streaming<T>) -> Outcome<Option<T>> {
-    let limit = session.timeout();
-    match tokio::time::timeout(limit, stream.message()).await {
-        Ok(message) => Ok(message?),
-        Err(_) => Err(session.no_answer(limit)),
-    }
-}
-
 /// Brings the definitions that a plan has to see.
 async fn fetch_definitions(session: &Session, desired: &[LoadedJob], jobs: &mut [Observed]) -> Outcome<()> {
     let digests = needed(desired, jobs);
     let mut definitions: HashMap<Digest, Arc<JobDefinition>> = HashMap::new();
     for part in digests.chunks(DEFINITIONS_PER_CALL) {
-        let mut client = session.connection().catalog();
         let request =
             v1::GetDefinitionsRequest { digests: part.iter().map(|digest| digest.as_bytes().to_vec().into()).collect() };
-        let mut stream = session.call(client.get_definitions(request)).await?;
-        while let Some(message) = next(session, &mut stream).await? {
+        for message in session.gather(async |to| to.catalog().get_definitions(request.clone()).await).await? {
             for definition in message.definitions {
                 let parsed = octavius_proto::definition("definition", Some(&definition)).map_err(strange)?;
                 definitions.insert(Digest::of(&definition.json), Arc::new(parsed));
@@ -216,7 +204,7 @@ pub async fn observe_job(
 ) -> Outcome<Remote> {
     let head = head(session, catalog).await?;
     let number = head.revision.as_ref().map_or(0, |revision| revision.number);
-    let bucket = octavius_catalog::manifest::bucket_of(name);
+    let bucket = bucket_of(name);
     let mut jobs = fetch_buckets(session, catalog, number, &[bucket]).await?;
     jobs.retain(|job| job.name.folded() == name.folded());
     fetch_definitions(session, desired, &mut jobs).await?;
@@ -314,10 +302,47 @@ pub async fn apply(
     provenance: Option<&Provenance>,
 ) -> Outcome<v1::Revision> {
     let messages = messages(plan, controller_id, provenance);
-    let mut client = session.connection().catalog();
     let limit = session.timeout().max(APPLY_WAIT);
-    let response = session.call_within(limit, client.apply(tokio_stream::iter(messages))).await?;
-    Ok(response.revision.unwrap_or_default())
+    let tries = Cell::new(0u32);
+    let answer = session.call_within(limit, async |to| {
+        tries.set(tries.get() + 1);
+        to.catalog().apply(tokio_stream::iter(messages.clone())).await
+    });
+    match answer.await {
+        Ok(response) => Ok(response.revision.unwrap_or_default()),
+        // head may have been moved by the try whose answer was lost
+        Err(failure) if tries.get() > 1 && failure.is(reason::HEAD_MOVED) => made_by(session, plan).await?.ok_or(failure),
+        Err(failure) if failure.may_pass() => {
+            Err(failure.hint("it may or may not have been applied: `octavius diff` tells, and it is safe to run the same again"))
+        }
+        Err(failure) => Err(failure),
+    }
+}
+
+/// The revision that a plan made, if it was this plan that made it: it follows on the plan's parent, holds everything that the plan puts
+/// and nothing that it removes, and changed just as much. From one parent that leads to one catalogue, whoever did it.
+async fn made_by(session: &Session, plan: &Plan) -> Outcome<Option<v1::Revision>> {
+    let (catalog, parent) = (&plan.catalog, plan.parent_revision);
+    let request = v1::ListRevisionsRequest { catalog: catalog.to_string(), limit: 1, before: parent + 2 };
+    let found = session.call(async |to| to.catalog().list_revisions(request.clone()).await).await?.revisions;
+    let follows = |revision: &v1::Revision| revision.number == parent + 1 && revision.parent == parent;
+    let Some(revision) = found.into_iter().find(follows) else { return Ok(None) };
+    let summary = revision.summary.unwrap_or_default();
+    let count = |action| plan.changes.iter().filter(|change| change.action == action && change.before != change.after).count();
+    let counts = [(Action::Added, summary.added), (Action::Changed, summary.changed), (Action::Removed, summary.removed)];
+    if counts.into_iter().any(|(action, told)| u32::try_from(count(action)) != Ok(told)) {
+        return Ok(None);
+    }
+    let touched: BTreeSet<u8> = plan.changes.iter().map(|change| bucket_of(&change.job)).collect();
+    let touched: Vec<u8> = touched.into_iter().collect();
+    let jobs = fetch_buckets(session, catalog, revision.number, &touched).await?;
+    let jobs: HashMap<String, Digest> = jobs.into_iter().map(|job| (job.name.folded(), job.digest)).collect();
+    let holds = |change: &Change| match change.action {
+        Action::Added | Action::Changed => jobs.get(&change.job.folded()) == change.after.as_ref(),
+        Action::Removed => !jobs.contains_key(&change.job.folded()),
+        Action::Blocked => true,
+    };
+    Ok(plan.changes.iter().all(holds).then_some(revision))
 }
 
 /// What an apply of a folder came to.
@@ -347,7 +372,7 @@ pub async fn apply_folder(context: &Context, session: &Session, path: &Path) -> 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use octavius_catalog::plan::{Change, Summary};
+    use octavius_catalog::plan::Summary;
     use v1::apply_request::Part;
 
     fn added(name: &str, description: &str) -> Change {

@@ -1,19 +1,34 @@
-//! A session with a controller: one connection, calls that end within the connection timeout, and new connections where one broke.
+//! A session with the controllers: one connection at a time, calls that end within the connection timeout, and another connection where
+//! one broke. Every call that the command line makes can be made twice, so that the death of a controller costs a note on standard error
+//! as long as another one lives.
 
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use octavius_proto::client::Connection;
-use tonic::{Response, Status};
+use octavius_core::HumanDuration;
+use octavius_proto::Fault;
+use octavius_proto::client::{Address, ConnectError, Connection};
+use tokio::time::Instant;
+use tonic::{Response, Status, Streaming};
 
 use crate::Context;
 use crate::config::{self, Resolved};
 use crate::error::{Failure, Outcome};
 use crate::exit::Exit;
+use crate::output::Shell;
 
 /// A connection, and what is needed to make it again.
-#[derive(Debug, Clone)]
+#[derive(Debug)]
 pub struct Session {
     resolved: Resolved,
+    shell: Shell,
+    current: Mutex<Current>,
+}
+
+/// The connection that is used now. Calls that run side by side break together: the number tells whether another has reconnected already.
+#[derive(Debug, Clone)]
+struct Current {
+    number: u64,
     connection: Connection,
 }
 
@@ -27,32 +42,57 @@ impl Session {
         for warning in &resolved.warnings {
             context.shell.warn(warning);
         }
-        Self::connect(resolved).await
+        Self::connect(&context.shell, resolved).await
     }
 
     /// Connects.
     ///
     /// # Errors
     /// Where no controller answers in time.
-    pub async fn connect(resolved: Resolved) -> Outcome<Self> {
+    pub async fn connect(shell: &Shell, resolved: Resolved) -> Outcome<Self> {
         let connection = Connection::open(&resolved.addresses, resolved.token.as_deref(), resolved.timeout).await?;
-        Ok(Self { resolved, connection })
+        Ok(Self { resolved, shell: shell.clone(), current: Mutex::new(Current { number: 0, connection }) })
     }
 
-    /// Connects again, perhaps to another address.
+    fn lock(&self) -> MutexGuard<'_, Current> {
+        self.current.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn current(&self) -> Current {
+        self.lock().clone()
+    }
+
+    /// Connects again, to another address where one answers; unless that has been done since the connection of this number. Returns the
+    /// addresses that failed on the way.
+    async fn reconnect_after(&self, number: u64, within: Duration) -> Result<Vec<(Address, String)>, ConnectError> {
+        let before = self.current();
+        if before.number != number {
+            return Ok(Vec::new());
+        }
+        let Resolved { addresses, token, .. } = &self.resolved;
+        let connection = Connection::open_elsewhere(addresses, before.connection.address(), token.as_deref(), within).await?;
+        let missed = connection.missed().to_vec();
+        let mut current = self.lock();
+        if current.number == number {
+            *current = Current { number: number + 1, connection };
+        }
+        Ok(missed)
+    }
+
+    /// Connects again, to another address where one answers.
     ///
     /// # Errors
     /// Where no controller answers in time.
-    pub async fn reconnect(&mut self) -> Outcome<()> {
-        self.connection =
-            Connection::open(&self.resolved.addresses, self.resolved.token.as_deref(), self.resolved.timeout).await?;
+    pub async fn reconnect(&self) -> Outcome<()> {
+        let number = self.current().number;
+        self.reconnect_after(number, self.resolved.timeout).await?;
         Ok(())
     }
 
-    /// The connection, for its clients.
+    /// The address of the controller that is spoken with now.
     #[must_use]
-    pub fn connection(&self) -> &Connection {
-        &self.connection
+    pub fn address(&self) -> Address {
+        self.lock().connection.address().clone()
     }
 
     /// What the controller is called: the context's name, or its address.
@@ -67,23 +107,87 @@ impl Session {
         self.resolved.timeout
     }
 
-    /// Makes a call and waits for its answer, at most the connection timeout.
+    /// Makes a call and waits for its answer, at most the connection timeout. Where no answer comes, it is made again, through another
+    /// address where there is one: it must be one that does no harm when it is made twice.
     ///
     /// # Errors
-    /// What the controller answered, or that it did not.
-    pub async fn call<T>(&self, call: impl Future<Output = Result<Response<T>, Status>>) -> Outcome<T> {
+    /// What the controller answered, or that none did.
+    pub async fn call<T>(&self, call: impl AsyncFn(Connection) -> Result<Response<T>, Status>) -> Outcome<T> {
         self.call_within(self.resolved.timeout, call).await
     }
 
-    /// Makes a call and waits for its answer, at most `limit`.
+    /// As [`Session::call`], for at most `limit` in all.
+    ///
+    /// # Errors
+    /// What the controller answered, or that none did.
+    pub async fn call_within<T>(
+        &self,
+        limit: Duration,
+        call: impl AsyncFn(Connection) -> Result<Response<T>, Status>,
+    ) -> Outcome<T> {
+        let mut tries = Tries::new(self, limit);
+        loop {
+            match tries.once(&call).await {
+                Ok(answer) => return Ok(answer),
+                Err(failure) => tries.recover(failure).await?,
+            }
+        }
+    }
+
+    /// Makes a call once: for streams that whoever reads them takes up again.
     ///
     /// # Errors
     /// What the controller answered, or that it did not.
-    pub async fn call_within<T>(&self, limit: Duration, call: impl Future<Output = Result<Response<T>, Status>>) -> Outcome<T> {
-        match tokio::time::timeout(limit, call).await {
-            Ok(Ok(response)) => Ok(response.into_inner()),
-            Ok(Err(status)) => Err(self.with_source(status.into())),
-            Err(_) => Err(self.no_answer(limit)),
+    pub async fn call_once<T>(&self, call: impl AsyncFn(Connection) -> Result<Response<T>, Status>) -> Outcome<T> {
+        Tries::new(self, self.resolved.timeout).once(&call).await
+    }
+
+    /// Makes a call whose answer is a stream, and gathers all of it; from its beginning again, where it breaks. Each message has to come
+    /// within the connection timeout.
+    ///
+    /// # Errors
+    /// What the controller answered, or that none did.
+    pub async fn gather<T>(&self, call: impl AsyncFn(Connection) -> Result<Response<Streaming<T>>, Status>) -> Outcome<Vec<T>> {
+        let mut tries = Tries::new(self, self.resolved.timeout);
+        'tries: loop {
+            let mut gathered = Vec::new();
+            let broken = match tries.once(&call).await {
+                Err(failure) => failure,
+                Ok(mut stream) => loop {
+                    match self.message(&mut stream).await {
+                        Ok(Some(message)) => gathered.push(message),
+                        Ok(None) => break 'tries Ok(gathered),
+                        Err(failure) => break failure,
+                    }
+                },
+            };
+            if !gathered.is_empty() {
+                tries.renew();
+            }
+            tries.recover(broken).await?;
+        }
+    }
+
+    /// The next message of a stream, which has to come within the connection timeout; none at its end.
+    ///
+    /// # Errors
+    /// That the stream broke, or nothing came.
+    pub async fn message<T>(&self, stream: &mut Streaming<T>) -> Outcome<Option<T>> {
+        match tokio::time::timeout(self.resolved.timeout, stream.message()).await {
+            Ok(message) => Ok(message?),
+            Err(_) => Err(silent(&self.address(), self.resolved.timeout)),
+        }
+    }
+
+    /// What came instead of an answer. Whatever else listens at the one address that there is will not become a controller.
+    fn failure(&self, address: &Address, status: Status) -> Failure {
+        match speaks_otherwise(&status) {
+            Some(told) => Failure {
+                lasting: self.resolved.addresses.len() < 2,
+                ..Failure::new(Exit::Unreachable, anyhow::Error::msg(format!("no controller answers at {address}: {told}")))
+                    .hint("is this the port of a controller?")
+            },
+            None => self.with_source(status.into()),
         }
     }
 
@@ -96,12 +200,153 @@ impl Session {
         }
     }
 
-    /// That a controller took a connection and did not answer.
+    /// Says that something broke and is tried again.
+    pub fn notice(&self, failure: &Failure) {
+        self.shell.note(&format!("{}; trying again", why(failure)));
+    }
+}
+
+/// What shows that a server is none of ours: it has other services, or speaks another protocol. Nothing where it may be a controller.
+fn speaks_otherwise(status: &Status) -> Option<String> {
+    let told = match std::error::Error::source(status) {
+        Some(cause) => octavius_proto::client::root_cause(cause),
+        None => status.message().to_owned(),
+    };
+    let of_ours = !Fault::from_status(status).reason.is_empty();
+    // grpc-go's words for a service that it does not have, tonic's for an answer that is not gRPC, h2's for one that is not HTTP/2
+    let marks = ["unknown service", "http status code 404", "http status code 405", "frame with invalid size", "http/1"];
+    let is_other = !of_ours && marks.iter().any(|mark| told.to_lowercase().contains(mark));
+    is_other.then(|| crate::sanitize::line(&told))
+}
+
+/// That a controller took a connection and did not answer.
+fn silent(address: &Address, limit: Duration) -> Failure {
+    // to the tenth of a second: what is left of a longer wait is no round number
+    let tenths = u64::try_from((limit.as_millis() + 50) / 100).unwrap_or(u64::MAX).max(1);
+    let limit = HumanDuration::new(Duration::from_millis(tenths.saturating_mul(100)));
+    Failure::new(Exit::Unreachable, anyhow::Error::msg(format!("the controller at {address} did not answer within {limit}")))
+}
+
+fn why(failure: &Failure) -> String {
+    failure.error.as_ref().map(|error| format!("{error:#}")).unwrap_or_default()
+}
+
+/// The tries of one call: how long they may go on, and what came of each address.
+#[derive(Debug)]
+pub struct Tries<'s> {
+    session: &'s Session,
+    limit: Duration,
+    deadline: Instant,
+    pause: Duration,
+    /// The connection that the last try was made with.
+    number: u64,
+    address: Address,
+    /// Addresses that failed, each with what it said last.
+    failed: Vec<(Address, String)>,
+}
+
+impl<'s> Tries<'s> {
+    /// Tries that go on for at most `limit`.
     #[must_use]
-    pub fn no_answer(&self, limit: Duration) -> Failure {
-        let limit = octavius_core::HumanDuration::new(limit);
-        let message = format!("the controller at {} did not answer within {limit}", self.connection.address());
-        Failure::new(Exit::Unreachable, anyhow::Error::msg(message))
+    pub fn new(session: &'s Session, limit: Duration) -> Self {
+        let Current { number, connection } = session.current();
+        let (deadline, address) = (Instant::now() + limit, connection.address().clone());
+        Self { session, limit, deadline, pause: PAUSES.0, number, address, failed: Vec::new() }
+    }
+
+    /// How long one try may take: a controller that is stopped in the middle must leave time for the others.
+    fn share(&self) -> Duration {
+        let untried = self.session.resolved.addresses.len().saturating_sub(self.failed.len()).max(1);
+        let left = self.deadline.saturating_duration_since(Instant::now());
+        left / u32::try_from(untried).unwrap_or(u32::MAX)
+    }
+
+    /// Makes the call once.
+    ///
+    /// # Errors
+    /// What the controller answered, or that it did not.
+    pub async fn once<T>(&mut self, call: &impl AsyncFn(Connection) -> Result<Response<T>, Status>) -> Outcome<T> {
+        let Current { number, connection } = self.session.current();
+        (self.number, self.address) = (number, connection.address().clone());
+        let limit = self.share();
+        match tokio::time::timeout(limit, call(connection)).await {
+            Ok(Ok(response)) => Ok(response.into_inner()),
+            Ok(Err(status)) => Err(self.session.failure(&self.address, status)),
+            Err(_) => Err(silent(&self.address, limit)),
+        }
+    }
+
+    /// Something went well: the time counts from now.
+    pub fn renew(&mut self) {
+        *self = Self::new(self.session, self.limit);
+    }
+
+    /// After a failure: connects anew for another try, or gives the failure back where it cannot pass or the time is over. Says so the
+    /// first time.
+    ///
+    /// # Errors
+    /// The failure; where several addresses failed, what each said.
+    pub async fn recover(&mut self, failure: Failure) -> Outcome<()> {
+        if !failure.may_pass() {
+            return Err(failure);
+        }
+        if self.failed.is_empty() && Instant::now() + self.pause < self.deadline {
+            self.session.notice(&failure);
+        }
+        self.note(self.address.clone(), &why(&failure));
+        let mut failure = failure;
+        loop {
+            let all = self.failed.len() >= self.session.resolved.addresses.len();
+            let pause = if all { self.pause } else { Duration::ZERO };
+            let left = self.deadline.saturating_duration_since(Instant::now());
+            if left <= pause {
+                return Err(self.told(failure));
+            }
+            if all {
+                tokio::time::sleep(pause).await;
+                self.pause = (self.pause * 2).min(PAUSES.1);
+            }
+            match self.session.reconnect_after(self.number, left - pause).await {
+                Ok(missed) => {
+                    missed.into_iter().for_each(|(address, told)| self.note(address, &told));
+                    return Ok(());
+                }
+                Err(ConnectError::Unreachable { tried }) => {
+                    for address in &self.session.resolved.addresses {
+                        let prefix = format!("{address}: ");
+                        if let Some(told) = tried.iter().find_map(|line| line.strip_prefix(&prefix)) {
+                            self.note(address.clone(), told);
+                        }
+                    }
+                    failure = ConnectError::Unreachable { tried }.into();
+                }
+                Err(error) => return Err(error.into()),
+            }
+        }
+    }
+
+    fn note(&mut self, address: Address, told: &str) {
+        // the address stands before it
+        let stripped = ["the controller at {} ", "no controller answers at {}: "]
+            .iter()
+            .find_map(|begins| told.strip_prefix(&begins.replace("{}", &address.to_string())));
+        let told = stripped.unwrap_or(told).to_owned();
+        match self.failed.iter_mut().find(|(known, _)| *known == address) {
+            Some((_, before)) => *before = told,
+            None => self.failed.push((address, told)),
+        }
+    }
+
+    /// The failure, with what every address said where there are several.
+    fn told(&self, failure: Failure) -> Failure {
+        if self.session.resolved.addresses.len() < 2 {
+            return failure;
+        }
+        let order = |address: &Address| self.session.resolved.addresses.iter().position(|known| known == address);
+        let mut failed: Vec<_> = self.failed.iter().collect();
+        failed.sort_by_key(|(address, _)| order(address));
+        let tried = failed.into_iter().map(|(address, told)| format!("{address}: {told}")).collect();
+        Failure { fault: failure.fault, ..ConnectError::Unreachable { tried }.into() }
     }
 }
 
@@ -109,7 +354,7 @@ impl Session {
 #[derive(Debug)]
 pub struct Patience {
     limit: Duration,
-    failing_since: Option<tokio::time::Instant>,
+    failing_since: Option<Instant>,
     pause: Duration,
 }
 
@@ -146,7 +391,7 @@ impl Patience {
         if !failure.may_pass() {
             return Err(failure);
         }
-        let now = tokio::time::Instant::now();
+        let now = Instant::now();
         let since = *self.failing_since.get_or_insert_with(|| {
             notice(&failure);
             now

@@ -16,17 +16,12 @@ use crate::session::{Patience, Session};
 ///
 /// # Errors
 /// Where the controller refuses, or is away for too long.
-pub async fn until_ended(context: &Context, session: &mut Session, id: &str) -> Outcome<v1::Execution> {
-    watch(context, session, id, has_ended).await
+pub async fn until_ended(session: &Session, id: &str) -> Outcome<v1::Execution> {
+    watch(session, id, has_ended).await
 }
 
 /// Waits until an execution is as `wanted`, or has ended.
-async fn watch(
-    context: &Context,
-    session: &mut Session,
-    id: &str,
-    wanted: impl Fn(&v1::Execution) -> bool,
-) -> Outcome<v1::Execution> {
+async fn watch(session: &Session, id: &str, wanted: impl Fn(&v1::Execution) -> bool) -> Outcome<v1::Execution> {
     let mut patience = Patience::new(session.timeout());
     loop {
         let broken = match watch_once(session, id, &wanted, &mut patience).await {
@@ -34,7 +29,7 @@ async fn watch(
             Ok(None) => Failure::new(Exit::Unreachable, anyhow::Error::msg("the controller ended the stream")),
             Err(failure) => failure,
         };
-        again(context, session, &mut patience, broken).await?;
+        again(session, &mut patience, broken).await?;
     }
 }
 
@@ -44,8 +39,8 @@ async fn watch_once(
     wanted: &impl Fn(&v1::Execution) -> bool,
     patience: &mut Patience,
 ) -> Outcome<Option<v1::Execution>> {
-    let mut client = session.connection().executions();
-    let mut stream = session.call(client.watch_execution(v1::WatchExecutionRequest { id: id.to_owned() })).await?;
+    let request = v1::WatchExecutionRequest { id: id.to_owned() };
+    let mut stream = session.call_once(async |to| to.executions().watch_execution(request.clone()).await).await?;
     while let Some(message) = stream.message().await? {
         patience.renew();
         if let Some(execution) = message.execution
@@ -58,19 +53,14 @@ async fn watch_once(
 }
 
 /// After a broken stream: waits and connects again, until patience ends.
-async fn again(context: &Context, session: &mut Session, patience: &mut Patience, mut broken: Failure) -> Outcome<()> {
+async fn again(session: &Session, patience: &mut Patience, mut broken: Failure) -> Outcome<()> {
     loop {
-        patience.bear(broken, |failure| notice(context, failure)).await?;
+        patience.bear(broken, |failure| session.notice(failure)).await?;
         match session.reconnect().await {
             Ok(()) => return Ok(()),
             Err(failure) => broken = failure,
         }
     }
-}
-
-fn notice(context: &Context, failure: &Failure) {
-    let why = failure.error.as_ref().map(|error| format!("{error:#}")).unwrap_or_default();
-    context.shell.note(&format!("{why}; trying again"));
 }
 
 /// Which log, and from where.
@@ -113,9 +103,9 @@ struct Position {
 ///
 /// # Errors
 /// Where the controller refuses, is away for too long, or the sink cannot take more.
-pub async fn read_log(context: &Context, session: &mut Session, request: &LogRequest, sink: &mut impl LogSink) -> Outcome<()> {
-    let mut patience = Patience::new(session.timeout());
-    // nothing has been shown yet: as patient as with any call
+pub async fn read_log(context: &Context, session: &Session, request: &LogRequest, sink: &mut impl LogSink) -> Outcome<()> {
+    // where nothing has been shown yet and nothing is followed: as patient as with any call
+    let (mut patience, mut brief) = (Patience::new(session.timeout()), Patience::of(session.timeout()));
     let mut wire = v1::ReadLogRequest {
         id: request.id.clone(),
         attempt: request.attempt,
@@ -136,8 +126,7 @@ pub async fn read_log(context: &Context, session: &mut Session, request: &LogReq
                     return Ok(());
                 }
                 let after = position.attempt;
-                let execution =
-                    watch(context, session, &request.id, |execution| next_started(execution, after).is_some()).await?;
+                let execution = watch(session, &request.id, |execution| next_started(execution, after).is_some()).await?;
                 match next_started(&execution, after) {
                     Some(next) => {
                         position = Position { attempt: next, offset: 0 };
@@ -148,10 +137,12 @@ pub async fn read_log(context: &Context, session: &mut Session, request: &LogReq
             }
             Ok(false) => {
                 let broken = Failure::new(Exit::Unreachable, anyhow::Error::msg("the controller ended the stream"));
-                again(context, session, &mut patience, broken).await?;
+                again(session, &mut patience, broken).await?;
             }
-            Err(failure) if request.follow || position.offset > 0 => again(context, session, &mut patience, failure).await?,
-            Err(failure) => return Err(failure),
+            Err(failure) => {
+                let patient = request.follow || position.offset > 0;
+                again(session, if patient { &mut patience } else { &mut brief }, failure).await?;
+            }
         }
         if position.attempt > 0 {
             wire.attempt = position.attempt;
@@ -179,8 +170,7 @@ async fn read_once(
     sink: &mut impl LogSink,
     patience: &mut Patience,
 ) -> Outcome<bool> {
-    let mut client = session.connection().logs();
-    let mut stream = session.call(client.read_log(wire.clone())).await?;
+    let mut stream = session.call_once(async |to| to.logs().read_log(wire.clone()).await).await?;
     loop {
         let Some(message) = stream.message().await? else { return Ok(false) };
         patience.renew();

@@ -3,7 +3,7 @@
 #![expect(clippy::unwrap_used, reason = "a helper that cannot do its work fails the test that called it")]
 
 use std::fs;
-use std::io::Read as _;
+use std::io::{Read as _, Write as _};
 use std::net::TcpListener;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
@@ -132,6 +132,89 @@ fn a_controller_that_does_not_answer_is_told_within_the_timeout() {
     assert_eq!(ran.code, 4, "{}", ran.stderr);
     assert!(ran.stderr.contains(&address) && ran.stderr.contains("did not answer within 1s"), "{}", ran.stderr);
     assert!(begun.elapsed() < Duration::from_secs(3), "{:?}", begun.elapsed());
+}
+
+/// A server of web pages says so in its first words, and no later try makes it a controller.
+#[test]
+fn a_port_that_is_no_controllers_is_told_at_once() {
+    let folder = folder();
+    let server = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = server.local_addr().unwrap().to_string();
+    std::thread::spawn(move || {
+        let answer = b"HTTP/1.1 400 Bad Request\r\nContent-Length: 0\r\nConnection: close\r\n\r\n";
+        let mut taken = Vec::new(); // a connection that is closed with unread bytes may lose the answer
+        for mut stream in server.incoming().flatten() {
+            let _ = stream.write_all(answer);
+            taken.push(stream);
+        }
+    });
+    let begun = Instant::now();
+    let ran = run(folder.path(), &["list", "--cp-host", &address, "--time-out", "30"]);
+    assert_eq!((ran.code, ran.stdout.as_str()), (4, ""), "{}", ran.stderr);
+    assert!(ran.stderr.contains(&format!("no controller answers at {address}: ")), "{}", ran.stderr);
+    assert!(ran.stderr.contains("hint: is this the port of a controller?"), "{}", ran.stderr);
+    assert!(begun.elapsed() < Duration::from_secs(10), "{:?}", begun.elapsed());
+}
+
+#[test]
+fn several_addresses_are_each_named_once() {
+    let folder = folder();
+    let silent = TcpListener::bind("127.0.0.1:0").unwrap();
+    let (silent, closed) = (silent.local_addr().map(|address| (silent, address.to_string())).unwrap(), closed_port());
+    let hosts = format!("{},{closed}", silent.1);
+    let ran = run(folder.path(), &["executions", "--cp-host", &hosts, "--time-out", "1"]);
+    let told = ran.stderr.lines().find(|line| line.starts_with("error: ")).unwrap();
+    assert!(ran.code == 4 && told.contains(&format!("{}: did not answer within ", silent.1)), "{}", ran.stderr);
+    assert!([&silent.1, &closed].iter().all(|address| told.matches(address.as_str()).count() == 1), "{told}");
+}
+
+/// Nothing listens at the address: that it is not even tried shows that the file was looked at first.
+#[test]
+fn a_backup_replaces_nothing_but_a_regular_file() {
+    let folder = folder();
+    let path = |name: &str| folder.path().join(name);
+    fs::create_dir(path("folder")).unwrap();
+    std::os::unix::fs::symlink("nowhere", path("dangling")).unwrap();
+    rustix::fs::mknodat(rustix::fs::CWD, path("pipe"), rustix::fs::FileType::Fifo, rustix::fs::Mode::RUSR, 0).unwrap();
+    let address = closed_port();
+    for (name, expected) in [
+        ("folder", "folder is a folder"),
+        ("dangling", "is a link that leads nowhere"),
+        ("pipe", "is not a regular file"),
+        ("/dev/null", "is not a regular file"),
+        ("none/file", "its folder is not there"),
+    ] {
+        let ran = run(folder.path(), &["backup", name, "--cp-host", &address]);
+        assert!(ran.code == 2 && ran.stderr.contains(expected), "{name}: {}", ran.stderr);
+        assert!(ran.stderr.contains("`-` writes to standard output"), "{}", ran.stderr);
+    }
+    // a file, and a link to one, may be written
+    fs::write(path("file"), "before").unwrap();
+    std::os::unix::fs::symlink("file", path("link")).unwrap();
+    for name in ["file", "link", "new"] {
+        assert_eq!(run(folder.path(), &["backup", name, "--cp-host", &address]).code, 4, "{name}");
+    }
+    assert!(fs::read_to_string(path("file")).unwrap() == "before" && !path("new").exists());
+}
+
+#[test]
+fn log_levels_and_retention_that_cannot_be_are_refused() {
+    let folder = folder();
+    let start = ["controller", "start", "--store", "embedded:data", "--listen", "127.0.0.1:0"];
+    for (name, value, expected) in [
+        ("LOG_LEVEL", "inof", "\"inof\" is not a log level"),
+        ("OCTAVIUS_LOG_LEVEL", "octavius=debug", "filters go into OCTAVIUS_LOG"),
+        ("OCTAVIUS_LOG", "a=b=c", "OCTAVIUS_LOG is \"a=b=c\", not a filter"),
+        ("OCTAVIUS_RETENTION_AGE", "0s", "OCTAVIUS_RETENTION_AGE is under 1h"),
+        ("OCTAVIUS_RETENTION_AGE", "59m", "OCTAVIUS_RETENTION_AGE is under 1h"),
+        ("OCTAVIUS_RETENTION_EXECUTIONS", "0", "OCTAVIUS_RETENTION_EXECUTIONS is 0"),
+    ] {
+        let ran = ran_with(folder.path(), &start, name, value);
+        assert!(ran.code == 2 && ran.stderr.contains(expected), "{name}={value}: {}", ran.stderr);
+    }
+    assert!(!folder.path().join("data").exists());
+    let help = run(folder.path(), &["controller", "start", "--help"]).stdout;
+    assert!(help.contains("1h or more"), "{help}");
 }
 
 #[test]
@@ -426,10 +509,14 @@ fn daemons_say_what_they_need() {
     let folder = folder();
     for (arguments, expected) in [
         (&["controller", "start"][..], "no store is named"),
-        (&["controller", "start", "--store", "etcd"], "this version has no etcd store yet"),
+        (&["controller", "start", "--store", "etcd"], "no etcd is named"),
+        (&["controller", "start", "--store", "etcd:localhost"], "--store etcd takes no address"),
+        (&["controller", "start", "--store", "redis"], "is not known"),
         (&["executor", "start"], "the executor has no id"),
         (&["executor", "start", "--id", "a"], "no controller is named"),
-        (&["executor", "start", "--id", "a", "--cp-host", "h:1", "--runner", "kubernetes"], "no kubernetes runner yet"),
+        (&["executor", "start", "--id", "a", "--cp-host", "h:1", "--runner", "docker"], "runner \"docker\" is not known"),
+        (&["executor", "check"], "the executor has no id"),
+        (&["executor", "check", "--id", "a", "--runner", "kubernetes"], "the kubernetes runner cannot be used"),
         (&["dev", "--listen", "0.0.0.0:0"], "can be reached from other machines"),
     ] {
         let ran = run(folder.path(), arguments);
@@ -438,6 +525,24 @@ fn daemons_say_what_they_need() {
     }
     let ran = run(folder.path(), &["executor", "start", "--id", "a", "--cp-host", "h:1"]);
     assert_eq!(ran.code, 8, "{}", ran.stderr);
+}
+
+#[test]
+fn an_executor_is_checked_without_a_controller() {
+    let folder = folder();
+    let checked = run(folder.path(), &["executor", "check", "--id", "a", "--data-dir", "data", "-o", "json"]);
+    let value: serde_json::Value = serde_json::from_str(&checked.stdout).unwrap();
+    assert_eq!((checked.code, &value["runner"], &value["registered"]), (0, &"process".into(), &false.into()), "{value}");
+    assert!(!folder.path().join("data").exists(), "a check leaves nothing behind");
+    write(&folder.path().join("file"), "", 0o644);
+    let checked = run(folder.path(), &["executor", "check", "--id", "a", "--data-dir", "file/data"]);
+    assert!(checked.code == 1 && checked.stderr.contains("data folder file/data"), "{}{}", checked.stdout, checked.stderr);
+    // a configuration for a cluster is for the kubernetes runner, and says so when it cannot be reached
+    write(&folder.path().join("executor_config.json"), r#"{"id": "a", "kube_config": "out-of-cluster"}"#, 0o644);
+    let checked = ran_with(folder.path(), &["executor", "check"], "KUBECONFIG", "nowhere");
+    assert!(checked.code == 2 && checked.stderr.contains("the kubernetes runner cannot be used"), "{}", checked.stderr);
+    let checked = ran_with(folder.path(), &["executor", "check"], "OCTAVIUS_JOB_MAY_SET", "namespace");
+    assert!(checked.code == 2 && checked.stderr.contains("OCTAVIUS_JOB_MAY_SET has \"namespace\""), "{}", checked.stderr);
 }
 
 #[test]

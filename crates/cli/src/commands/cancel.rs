@@ -80,8 +80,8 @@ pub async fn run(context: &Context, args: &CancelArgs) -> Outcome {
 }
 
 async fn cancel(session: &Session, id: &str) -> Outcome<v1::Execution> {
-    let mut client = session.connection().executions();
-    let response = session.call(client.cancel_execution(v1::CancelExecutionRequest { id: id.to_owned() })).await?;
+    let request = v1::CancelExecutionRequest { id: id.to_owned() };
+    let response = session.call(async |to| to.executions().cancel_execution(request.clone()).await).await?;
     Ok(response.execution.unwrap_or_default())
 }
 

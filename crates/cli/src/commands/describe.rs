@@ -43,8 +43,8 @@ struct Described {
 /// # Errors
 /// Where it is not there, or its definition cannot be understood.
 pub async fn get_job(session: &Session, name: &str) -> Outcome<(JobDefinition, v1::GetJobResponse)> {
-    let mut client = session.connection().catalog();
-    let response = session.call(client.get_job(v1::GetJobRequest { name: name.to_owned() })).await?;
+    let request = v1::GetJobRequest { name: name.to_owned() };
+    let response = session.call(async |to| to.catalog().get_job(request.clone()).await).await?;
     let definition = octavius_proto::definition("definition", response.definition.as_ref()).map_err(|error| {
         Failure::new(Exit::Fault, anyhow::Error::new(error).context("the controller's answer cannot be understood"))
     })?;
@@ -59,13 +59,12 @@ pub async fn run(context: &Context, args: &DescribeArgs) -> Outcome {
     let name = args.job.get()?;
     let name = name.as_str();
     let session = Session::open(context).await?;
-    let (mut executions, mut admin) = (session.connection().executions(), session.connection().admin());
     let listed = v1::ListExecutionsRequest { job: name.to_owned(), all: true, limit: LAST_EXECUTIONS, ..Default::default() };
     // three calls in one round trip; what goes beyond the job itself is left out where it is refused
     let (job, last, me) = tokio::join!(
         get_job(&session, name),
-        session.call(executions.list_executions(listed)),
-        session.call(admin.who_am_i(v1::WhoAmIRequest {})),
+        session.call(async |to| to.executions().list_executions(listed.clone()).await),
+        session.call(async |to| to.admin().who_am_i(v1::WhoAmIRequest {}).await),
     );
     let (definition, response) = job?;
     let described = Described {

@@ -9,7 +9,7 @@ use clap::Args;
 use notify_debouncer_full::notify::{self, RecommendedWatcher, RecursiveMode};
 use notify_debouncer_full::{DebounceEventResult, Debouncer, RecommendedCache, new_debouncer};
 use octavius_catalog::render::render_summary;
-use octavius_controller::ControllerOptions;
+use octavius_controller::{ControllerOptions, Retention};
 use octavius_core::{ExecutorId, Labels, Timing};
 use octavius_executor::{ExecutorError, ExecutorOptions};
 use octavius_proto::client::Address;
@@ -98,10 +98,16 @@ pub async fn run(context: &Context, args: &DevArgs) -> Outcome {
 }
 
 async fn serve(context: &Context, setup: Setup, stop: CancellationToken) -> Outcome {
-    let store = super::controller::open_store(&setup.data_dir.join("store"))?;
+    let store = crate::store_options::open_embedded_in(&setup.data_dir.join("store"))?;
     let token_file = setup.data_dir.join("admin.token");
-    let options =
-        ControllerOptions { store, listen: setup.listen, bootstrap_token_file: token_file.clone(), timing: setup.timing };
+    let options = ControllerOptions {
+        store,
+        listen: setup.listen,
+        bootstrap_token_file: token_file.clone(),
+        retention: Retention::default(),
+        compact: true,
+        timing: setup.timing,
+    };
     let controller = super::controller::start(options).await?;
     let address = controller.address();
     let outcome = serve_beside(context, &setup, address, &token_file, stop).await;
@@ -124,7 +130,7 @@ async fn serve_beside(
     let entry = Entry { cp_host: Some(address.to_string()), access_token: Some(token.clone()), ..Default::default() };
     write(&client_file, &ClientFile { top: entry, ..Default::default() })?;
     let addresses = vec![Address::parse(&address.to_string())?];
-    let session = Session::connect(Resolved {
+    let resolved = Resolved {
         addresses: addresses.clone(),
         token: Some(token),
         token_source: None,
@@ -132,8 +138,8 @@ async fn serve_beside(
         timeout: TIMEOUT,
         name: address.to_string(),
         warnings: Vec::new(),
-    })
-    .await?;
+    };
+    let session = Session::connect(&context.shell, resolved).await?;
     let id = ExecutorId::new(EXECUTOR).map_err(|error| Failure::new(Exit::Fault, error))?;
     let data_dir = setup.data_dir.join("executor");
     let mut options = ExecutorOptions {
@@ -146,7 +152,7 @@ async fn serve_beside(
         labels: setup.labels.clone(),
         capacity: setup.capacity,
         data_dir,
-        shim: this_program()?,
+        runner: octavius_executor::RunnerOptions::Process { shim: this_program()? },
         connect_timeout: TIMEOUT,
         timing: setup.timing,
     };
@@ -177,12 +183,12 @@ async fn serve_beside(
 }
 
 async fn register(session: &Session, addresses: &[Address], id: &ExecutorId, data_dir: &Path) -> Outcome<String> {
-    let mut client = session.connection().admin();
     let request = v1::CreateTokenRequest { role: v1::Role::Registration.into(), user: EXECUTOR.to_owned(), ..Default::default() };
-    let made = session.call(client.create_token(request)).await?;
+    let made = session.call(async |to| to.admin().create_token(request.clone()).await).await?;
     let own = octavius_executor::register(addresses, &made.token, id, TIMEOUT).await.map_err(failure)?;
     store_token(data_dir, id, &own)?;
-    session.call(client.revoke_token(v1::RevokeTokenRequest { id: made.id })).await?;
+    let request = v1::RevokeTokenRequest { id: made.id };
+    session.call(async |to| to.admin().revoke_token(request.clone()).await).await?;
     Ok(own)
 }
 

@@ -44,7 +44,6 @@ pub async fn notes(session: &Session, plan: &Plan) -> BTreeMap<JobName, Note> {
     let mut notes = BTreeMap::new();
     let touched = plan.changes.iter().filter(|change| change.action != Action::Added);
     for change in touched.take(NOTED) {
-        let mut client = session.connection().executions();
         let ask = |states: Vec<i32>, limit| v1::ListExecutionsRequest {
             all: true,
             job: change.job.to_string(),
@@ -54,7 +53,8 @@ pub async fn notes(session: &Session, plan: &Plan) -> BTreeMap<JobName, Note> {
         };
         let live = State::ALL.into_iter().filter(|state| !state.is_terminal()).map(|state| to_state(state).into()).collect();
         let request = if change.action == Action::Changed { ask(live, COUNTED) } else { ask(Vec::new(), 1) };
-        let Ok(found) = session.call(client.list_executions(request)).await else { break };
+        let found = session.call(async |to| to.executions().list_executions(request.clone()).await);
+        let Ok(found) = found.await else { break };
         let note = match (change.action, found.executions.as_slice()) {
             (Action::Changed, []) => continue,
             (Action::Changed, running) => {

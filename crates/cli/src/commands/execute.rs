@@ -15,7 +15,7 @@ use crate::error::{Failure, Outcome};
 use crate::execution::sentence;
 use crate::exit::Exit;
 use crate::output::Format;
-use crate::session::{Patience, Session};
+use crate::session::Session;
 use crate::wait::{self, LogRequest, Waited};
 use crate::{Context, env, prompt};
 
@@ -106,8 +106,7 @@ pub async fn rerun(context: &Context, args: &RerunArgs) -> Outcome {
     check(&args.run)?;
     let id = args.id.get()?;
     let session = Session::open(context).await.map_err(nothing_sent)?;
-    let mut client = session.connection().executions();
-    let response = session.call(client.get_execution(v1::GetExecutionRequest { id })).await.map_err(nothing_sent)?;
+    let response = super::status::get(&session, &id).await.map_err(nothing_sent)?;
     let before = response.execution.unwrap_or_default();
     let mut arguments: Arguments = before.arguments.into_iter().collect();
     let (job, _) = get_job(&session, &before.job).await.map_err(nothing_sent)?;
@@ -153,7 +152,7 @@ async fn ask(context: &Context, session: &Session, name: &str, arguments: &mut A
     Ok(())
 }
 
-async fn execute(context: &Context, mut session: Session, job: String, arguments: Arguments, args: &RunArgs) -> Outcome {
+async fn execute(context: &Context, session: Session, job: String, arguments: Arguments, args: &RunArgs) -> Outcome {
     // A key that is an id is that of a call made before: the line that retries safely brings it.
     let key = args.idempotency_key.clone().unwrap_or_default();
     let proposed = key.parse::<ExecutionId>();
@@ -165,7 +164,9 @@ async fn execute(context: &Context, mut session: Session, job: String, arguments
         timeout: args.timeout.map(|timeout| to_duration(timeout.get())),
         idempotency_key: if proposed.is_ok() { String::new() } else { key },
     };
-    let id = submit(&mut session, &request).await.map_err(|failure| match failure.may_pass() {
+    // the id is the same in every try, so that one counts
+    let made = session.call(async |to| to.executions().execute(request.clone()).await).await;
+    let id = made.map(|response| response.id).map_err(|failure| match failure.may_pass() {
         true => failure.hint(format!("it may or may not have been accepted; safe to repeat: {}", retry_line(&request))),
         false => failure,
     })?;
@@ -180,26 +181,7 @@ async fn execute(context: &Context, mut session: Session, job: String, arguments
         // it runs: whoever cannot read its id on standard output needs it all the more
         printed.map_err(|failure| failure.context(format!("execution {id} was made")))?;
     }
-    if args.wait || args.follow { attend(context, session, &id, args).await } else { Ok(Exit::Done) }
-}
-
-/// Makes the call, again and again while no answer comes, within the connection timeout.
-async fn submit(session: &mut Session, request: &v1::ExecuteRequest) -> Outcome<String> {
-    let mut patience = Patience::of(session.timeout());
-    loop {
-        let mut client = session.connection().executions();
-        let mut failure = match session.call(client.execute(request.clone())).await {
-            Ok(response) => return Ok(response.id),
-            Err(failure) => failure,
-        };
-        loop {
-            patience.bear(failure, |_| {}).await?;
-            match session.reconnect().await {
-                Ok(()) => break,
-                Err(again) => failure = again,
-            }
-        }
-    }
+    if args.wait || args.follow { attend(context, &session, &id, args).await } else { Ok(Exit::Done) }
 }
 
 /// How the call is made again and counts once; without the arguments, which may be sensitive.
@@ -209,15 +191,15 @@ fn retry_line(request: &v1::ExecuteRequest) -> String {
 }
 
 /// Waits for the end, with or without the log.
-async fn attend(context: &Context, mut session: Session, id: &str, args: &RunArgs) -> Outcome {
+async fn attend(context: &Context, session: &Session, id: &str, args: &RunArgs) -> Outcome {
     let work = async {
         if args.follow {
             let request = LogRequest { id: id.to_owned(), follow: true, ..Default::default() };
             let mut sink = TerminalSink::stdout(&context.shell, false);
-            wait::read_log(context, &mut session, &request, &mut sink).await?;
+            wait::read_log(context, session, &request, &mut sink).await?;
             sink.finish()?;
         }
-        wait::until_ended(context, &mut session, id).await
+        wait::until_ended(session, id).await
     };
     match wait::bounded(args.wait_timeout.map(HumanDuration::get), work).await? {
         Waited::Done(execution) => {

@@ -93,11 +93,10 @@ pub async fn fetch(
     mut request: v1::ListExecutionsRequest,
     limit: usize,
 ) -> Outcome<(Vec<v1::Execution>, bool)> {
-    let mut client = session.connection().executions();
     let mut executions = Vec::new();
     while executions.len() < limit {
         request.limit = u32::try_from((limit - executions.len()).min(PAGE)).unwrap_or(u32::MAX);
-        let page = session.call(client.list_executions(request.clone())).await?;
+        let page = session.call(async |to| to.executions().list_executions(request.clone()).await).await?;
         executions.extend(page.executions);
         if page.next_page_token.is_empty() {
             return Ok((executions, false));

@@ -1,21 +1,24 @@
-//! `octavius executor`: registers and runs an executor.
+//! `octavius executor`: registers, checks and runs an executor.
 
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use clap::{Args, Subcommand};
 use octavius_core::token::{Token, TokenKind};
 use octavius_core::{ExecutorId, Labels};
-use octavius_executor::{ExecutorError, ExecutorOptions};
+use octavius_executor::{ExecutorError, ExecutorOptions, KubernetesPermission, RunnerOptions, check_kubernetes};
 use octavius_proto::client::Address;
 use serde::{Deserialize, Serialize};
+use serde_json::json;
 
 use super::list::labels;
 use crate::config::{given_token, write_private};
 use crate::daemon::{LogOptions, Settings, default_data_dir, start_log, this_program, timing, until_signal};
 use crate::error::{Failure, Outcome};
 use crate::exit::Exit;
-use crate::{Context, env};
+use crate::output::Format;
+use crate::{Context, env, kubernetes_options, table};
 
 /// Flags of `octavius executor`.
 #[derive(Debug, Args)]
@@ -30,6 +33,8 @@ enum Command {
     Register(CommonArgs),
     /// Run the executor until a signal stops it; jobs run on, for its next start
     Start(StartArgs),
+    /// Say what it needs where it runs, and what of that is missing; asks the cluster, and no controller
+    Check(CheckArgs),
 }
 
 #[derive(Debug, Args)]
@@ -45,13 +50,49 @@ struct CommonArgs {
     data_dir: Option<PathBuf>,
 }
 
+/// What is in the file alone.
+const KEYS_HELP: &str = "\
+Keys of the configuration file for the kubernetes runner; each has a variable, like OCTAVIUS_KUBE_CONFIG:
+  kube_config, kube_context     out-of-cluster takes $KUBECONFIG or ~/.kube/config; anything else the account of its own pod
+  default_namespace             where Jobs go that name no namespace; namespaces: others that a job may name
+  service_account_name          the account of jobs that name none; service_accounts: others that a job may name
+  job_active_deadline_seconds   longest run of any job
+  wait_for_resource_poll_count  seconds that a pod may wait for a node, a quota or an image
+  log_process_wait_time         seconds that the end of a log is waited for
+  job_pod_annotations           annotations of every Job and pod
+  job_may_set                   what a job may set for itself: resources, annotations
+  secret                        Kubernetes Secret that holds secrets without a `from`
+  pod_template                  what every pod is built on: tolerations, pull secrets, a container `job`
+  run_as_non_root               refuse images that run as root
+  orphan_delay, keep_finished   how long unknown and finished Jobs are kept";
+
 #[derive(Debug, Args)]
+struct RunnerArgs {
+    /// What it runs jobs with: kubernetes, or process, which runs them on this machine [default: kubernetes where the configuration has
+    /// keys for it, otherwise process]
+    #[arg(long, value_name = "RUNNER", env = env::RUNNER)]
+    runner: Option<String>,
+}
+
+#[derive(Debug, Args)]
+#[command(after_long_help = KEYS_HELP)]
+struct CheckArgs {
+    #[command(flatten)]
+    common: CommonArgs,
+    #[command(flatten)]
+    runner: RunnerArgs,
+    /// Form of the output
+    #[arg(short, long, value_parser = Format::among(&["text", "json", "yaml"]), default_value = "text", env = env::OUTPUT)]
+    output: Format,
+}
+
+#[derive(Debug, Args)]
+#[command(after_long_help = KEYS_HELP)]
 struct StartArgs {
     #[command(flatten)]
     common: CommonArgs,
-    /// What it runs jobs with: process, which runs them on this machine [default: process]
-    #[arg(long, value_name = "RUNNER", env = env::RUNNER)]
-    runner: Option<String>,
+    #[command(flatten)]
+    runner: RunnerArgs,
     /// A label, for jobs that ask for it; may be repeated
     #[arg(short, long, value_name = "KEY=VALUE", env = env::LABEL)]
     label: Vec<String>,
@@ -63,8 +104,8 @@ struct StartArgs {
     log_level: Option<String>,
 }
 
-/// Keys of `executor_config.json`: the first Octavius', then ours.
-const KEYS: [&str; 21] = [
+/// Keys of `executor_config.json` for every runner: the first Octavius', then ours.
+const KEYS: [&str; 12] = [
     "id",
     "cp_host",
     "access_token",
@@ -73,36 +114,22 @@ const KEYS: [&str; 21] = [
     "log_level",
     "log_file_path",
     "log_file_max_size_in_mb",
-    "kube_config",
-    "kube_context",
-    "default_namespace",
-    "service_account_name",
-    "job_active_deadline_seconds",
-    "job_retries",
-    "wait_for_resource_poll_count",
-    "log_process_wait_time",
-    "job_pod_annotations",
     "runner",
     "labels",
     "capacity",
     "data_dir",
 ];
 
-/// Keys that only the Kubernetes runner would read.
-const KUBERNETES_KEYS: [&str; 9] = [
-    "kube_config",
-    "kube_context",
-    "default_namespace",
-    "service_account_name",
-    "job_active_deadline_seconds",
-    "job_retries",
-    "wait_for_resource_poll_count",
-    "log_process_wait_time",
-    "job_pod_annotations",
-];
-
 /// How long is waited for a controller where nothing is said: the first Octavius' default.
 const DEFAULT_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// Which executor this is.
+#[derive(Debug)]
+struct Own {
+    settings: Settings,
+    id: ExecutorId,
+    data_dir: PathBuf,
+}
 
 /// Which executor this is, and how it reaches a controller.
 #[derive(Debug)]
@@ -173,11 +200,20 @@ pub fn store_token(data_dir: &Path, id: &ExecutorId, token: &str) -> Outcome<()>
     write_private(&credential_path(data_dir), &text)
 }
 
-fn common(context: &Context, args: &CommonArgs) -> Outcome<Common> {
-    let settings = Settings::read(args.config.as_deref(), "executor_config.json", &KEYS)?;
+fn own(args: &CommonArgs) -> Outcome<Own> {
+    let keys: Vec<&str> = KEYS.into_iter().chain(kubernetes_options::KEYS.map(|(key, _)| key)).collect();
+    let settings = Settings::read(args.config.as_deref(), "executor_config.json", &keys)?;
+    let settings = settings.with_variables(&kubernetes_options::KEYS);
     let id = args.id.clone().map_or_else(|| settings.text("id"), |id| Ok(Some(id)))?;
     let id = id.ok_or_else(|| Failure::usage("the executor has no id").hint("--id ID, or `id` in executor_config.json"))?;
     let id = ExecutorId::new(id).map_err(|error| Failure::new(Exit::Usage, error))?;
+    let data_dir = args.data_dir.clone().map_or_else(|| settings.path("data_dir"), |dir| Ok(Some(dir)))?;
+    let data_dir = data_dir.map_or_else(|| default_data_dir(&format!("executor-{id}")), Ok)?;
+    Ok(Own { settings, id, data_dir })
+}
+
+fn common(context: &Context, args: &CommonArgs) -> Outcome<Common> {
+    let Own { settings, id, data_dir } = own(args)?;
     let flags = &context.connect;
     let host = flags.cp_host.clone().or_else(|| env::get(env::CP_HOST)).or_else(|| env::get(env::SEED_CP_HOST));
     let host = host.map_or_else(|| settings.text("cp_host"), |host| Ok(Some(host)))?;
@@ -193,8 +229,6 @@ fn common(context: &Context, args: &CommonArgs) -> Outcome<Common> {
         context.shell.warn(warning);
     }
     let token = token.map(|text| text.parse::<Token>()).transpose().map_err(|error| Failure::new(Exit::NotSignedIn, error))?;
-    let data_dir = args.data_dir.clone().map_or_else(|| settings.path("data_dir"), |dir| Ok(Some(dir)))?;
-    let data_dir = data_dir.map_or_else(|| default_data_dir(&format!("executor-{id}")), Ok)?;
     let seconds = flags.time_out.filter(|&seconds| seconds > 0).map(Duration::from_secs);
     let connect_timeout = match (seconds, settings.number::<u32>("conn_time_out")?) {
         (Some(given), _) => given,
@@ -219,6 +253,7 @@ pub async fn run(context: &Context, args: &ExecutorArgs) -> Outcome {
             Ok(Exit::Done)
         }
         Command::Start(args) => start(context, args).await,
+        Command::Check(args) => check(context, args).await,
     }
 }
 
@@ -253,6 +288,9 @@ pub fn failure(error: ExecutorError) -> Failure {
             Failure::new(Exit::NotSignedIn, error).hint("octavius executor register --token-file FILE, with a registration token")
         }
         ExecutorError::SessionExists { .. } => Failure::new(Exit::Refused, error),
+        ExecutorError::Kubernetes { .. } => Failure::new(Exit::Usage, error).hint(
+            "`kube_config`: \"out-of-cluster\" takes a kubeconfig; anything else the account of the pod that the executor runs in",
+        ),
         ExecutorError::DataDirInUse { .. } | ExecutorError::DataDir { .. } | ExecutorError::NoCapacity => {
             Failure::new(Exit::Usage, error)
         }
@@ -265,29 +303,107 @@ pub fn default_capacity() -> u32 {
     std::thread::available_parallelism().map_or(1, |count| u32::try_from(count.get()).unwrap_or(u32::MAX))
 }
 
+/// What runs the jobs. A configuration that names a cluster means the runner that it was written for, not this machine.
+fn runner(context: &Context, args: &RunnerArgs, settings: &Settings) -> Outcome<RunnerOptions> {
+    let named = args.runner.clone().map_or_else(|| settings.text("runner"), |runner| Ok(Some(runner)))?;
+    match named.as_deref() {
+        Some("process") => Ok(RunnerOptions::Process { shim: this_program()? }),
+        None if !kubernetes_options::are_in(settings) => Ok(RunnerOptions::Process { shim: this_program()? }),
+        None | Some("kubernetes") => {
+            let (options, warnings) = kubernetes_options::read(settings)?;
+            for warning in &warnings {
+                context.shell.warn(warning);
+            }
+            Ok(RunnerOptions::Kubernetes(Box::new(options)))
+        }
+        Some(other) => Err(Failure::usage(format!("runner \"{}\" is not known", crate::sanitize::line(other)))
+            .hint("--runner kubernetes, or --runner process")),
+    }
+}
+
+async fn check(context: &Context, args: &CheckArgs) -> Outcome {
+    let own = own(&args.common)?;
+    let runner = runner(context, &args.runner, &own.settings)?;
+    let Own { settings: _, id, data_dir } = own;
+    let writable = is_writable(&data_dir);
+    let registered = writable.is_ok() && stored_token(&data_dir, &id)?.is_some();
+    let (name, permissions) = match &runner {
+        RunnerOptions::Process { .. } => ("process", Vec::new()),
+        RunnerOptions::Kubernetes(options) => ("kubernetes", check_kubernetes(&id, options).await.map_err(failure)?),
+    };
+    let missing: Vec<_> = permissions.iter().filter(|permission| permission.required && !permission.allowed).collect();
+    let value = || {
+        json!({
+            "id": id,
+            "runner": name,
+            "data_dir": data_dir.display().to_string(),
+            "data_dir_writable": writable.is_ok(),
+            "registered": registered,
+            "permissions": permissions,
+            "ok": writable.is_ok() && missing.is_empty(),
+        })
+    };
+    if !args.output.structured(&context.shell, value)? {
+        context.shell.print(&checked(&id, name, &data_dir, registered, &permissions, context.shell.width))?;
+    }
+    if let Err(error) = writable {
+        return Err(Failure { exit: Exit::No, ..failure(ExecutorError::DataDir { path: data_dir, source: error }) });
+    }
+    if !missing.is_empty() {
+        let namespaces: BTreeSet<_> = missing.iter().map(|permission| permission.namespace.as_str()).collect();
+        let namespaces = namespaces.into_iter().collect::<Vec<_>>().join(", ");
+        let message = format!("required rights are missing in the cluster: {} in namespace {namespaces}", missing.len());
+        return Err(Failure::new(Exit::No, anyhow::Error::msg(message)).hint("deploy/README.md says how to give them"));
+    }
+    Ok(Exit::Done)
+}
+
+/// What a check has found, for people.
+fn checked(
+    id: &ExecutorId,
+    runner: &str,
+    data_dir: &Path,
+    registered: bool,
+    permissions: &[KubernetesPermission],
+    width: Option<u16>,
+) -> String {
+    let registered = if registered { "yes" } else { "not yet: octavius executor register, or start with a registration token" };
+    let facts = [
+        ("executor", id.to_string()),
+        ("runner", runner.to_owned()),
+        ("data folder", data_dir.display().to_string()),
+        ("registered", registered.to_owned()),
+    ];
+    let mut text: String = facts.iter().map(|(name, value)| format!("{name:<11} {}\n", crate::sanitize::line(value))).collect();
+    if permissions.is_empty() {
+        return text;
+    }
+    let rows = permissions.iter().map(|permission| {
+        let KubernetesPermission { namespace, verb, group, resource, needed_for, required, allowed, reason: _ } = permission;
+        let resource = if group.is_empty() { (*resource).to_owned() } else { format!("{resource}.{group}") };
+        vec![
+            namespace.clone(),
+            (*verb).to_owned(),
+            resource,
+            if *required { "required" } else { "optional" }.to_owned(),
+            if *allowed { "yes" } else { "no" }.to_owned(),
+            (*needed_for).to_owned(),
+        ]
+    });
+    text.push_str(&table::render(&["NAMESPACE", "VERB", "RESOURCE", "NEEDED", "ALLOWED", "DESCRIPTION"], rows, width));
+    text
+}
+
+/// Whether files can be written into a folder, or into what it would be made in. Leaves nothing behind.
+fn is_writable(folder: &Path) -> std::io::Result<()> {
+    let there = folder.ancestors().find(|path| path.exists()).filter(|path| !path.as_os_str().is_empty());
+    tempfile::tempfile_in(there.unwrap_or(Path::new("."))).map(drop)
+}
+
 async fn start(context: &Context, args: &StartArgs) -> Outcome {
     let common = common(context, &args.common)?;
     let settings = &common.settings;
-    let runner = args.runner.clone().map_or_else(|| settings.text("runner"), |runner| Ok(Some(runner)))?;
-    match runner.as_deref() {
-        Some("process") => {}
-        Some("kubernetes") => {
-            return Err(
-                Failure::usage("this version has no kubernetes runner yet").hint("--runner process runs jobs on this machine")
-            );
-        }
-        Some(other) => {
-            return Err(
-                Failure::usage(format!("runner \"{}\" is not known", crate::sanitize::line(other))).hint("--runner process")
-            );
-        }
-        // A configuration that names a cluster means the runner that it was written for, not this machine.
-        None if KUBERNETES_KEYS.iter().any(|key| settings.has(key)) => {
-            return Err(Failure::usage("the configuration is for the kubernetes runner, which this version does not have yet")
-                .hint("--runner process runs jobs on this machine"));
-        }
-        None => {}
-    }
+    let runner = runner(context, &args.runner, settings)?;
     let mut all_labels: Labels = settings.map("labels")?;
     all_labels.extend(labels::<Labels>(&args.label)?);
     check_labels(&all_labels)?;
@@ -315,7 +431,7 @@ async fn start(context: &Context, args: &StartArgs) -> Outcome {
         labels: all_labels,
         capacity: capacity.unwrap_or_else(default_capacity),
         data_dir: common.data_dir,
-        shim: this_program()?,
+        runner,
         connect_timeout: common.connect_timeout,
         timing,
     };

@@ -63,8 +63,8 @@ fn state_name(number: i32) -> &'static str {
 /// Where the controller cannot be reached or refuses, or there is no such executor.
 pub async fn run(context: &Context, args: &ExecutorsArgs) -> Outcome {
     let session = Session::open(context).await?;
-    let mut client = session.connection().executors();
-    let executors = session.call(client.list_executors(v1::ListExecutorsRequest {})).await?.executors;
+    let listed = session.call(async |to| to.executors().list_executors(v1::ListExecutorsRequest {}).await);
+    let executors = listed.await?.executors;
     match &args.command {
         None => list(context, &args.list, &executors),
         Some(Command::List(args)) => list(context, args, &executors),

@@ -121,7 +121,7 @@ impl LogSink for TerminalSink<'_> {
 /// Where there is no such log, the controller cannot be reached, or the log cannot be written.
 pub async fn run(context: &Context, args: &GetlogsArgs) -> Outcome {
     let id = args.id.get()?;
-    let mut session = Session::open(context).await?;
+    let session = Session::open(context).await?;
     let id = if args.follow { whole_id(&session, &id).await? } else { id };
     let mut sink = TerminalSink { ends_when_closed: true, ..TerminalSink::stdout(&context.shell, args.raw) };
     if let Some(path) = &args.output_file {
@@ -134,7 +134,7 @@ pub async fn run(context: &Context, args: &GetlogsArgs) -> Outcome {
         tail_lines: args.tail.unwrap_or_default(),
         follow: args.follow,
     };
-    let work = wait::read_log(context, &mut session, &request, &mut sink);
+    let work = wait::read_log(context, &session, &request, &mut sink);
     let waited = wait::bounded(None, work).await?;
     // interrupted before anything came: the file is left as it was
     if matches!(waited, Waited::Done(())) || sink.file.as_ref().is_none_or(|file| file.file.is_some()) {

@@ -45,9 +45,8 @@ fn name_of(path: &Path) -> Outcome<String> {
 pub async fn run(context: &Context, args: &HistoryArgs) -> Outcome {
     let catalog = args.catalog_name.clone().map_or_else(|| name_of(&args.path), Ok)?;
     let session = Session::open(context).await?;
-    let mut client = session.connection().catalog();
     let request = v1::ListRevisionsRequest { catalog, limit: args.limit, before: 0 };
-    let revisions = session.call(client.list_revisions(request)).await?.revisions;
+    let revisions = session.call(async |to| to.catalog().list_revisions(request.clone()).await).await?.revisions;
     if args.output.structured(&context.shell, || json!({ "revisions": revisions.iter().map(to_json).collect::<Vec<_>>() }))? {
         return Ok(Exit::Done);
     }

@@ -48,13 +48,12 @@ pub fn labels<M: FromIterator<(String, String)>>(pairs: &[String]) -> Outcome<M>
 pub async fn run(context: &Context, args: &ListArgs) -> Outcome {
     let labels: HashMap<String, String> = labels(&args.label)?;
     let session = Session::open(context).await?;
-    let mut client = session.connection().catalog();
     let mut jobs = Vec::new();
     loop {
         let after = jobs.last().map(|job: &v1::JobSummary| job.name.clone()).unwrap_or_default();
         let search = args.search.clone().unwrap_or_default();
         let request = v1::ListJobsRequest { after, limit: 0, labels: labels.clone(), search };
-        let page = session.call(client.list_jobs(request)).await?;
+        let page = session.call(async |to| to.catalog().list_jobs(request.clone()).await).await?;
         let ended = !page.more || page.jobs.is_empty();
         jobs.extend(page.jobs);
         if ended {

@@ -1,6 +1,7 @@
 //! One module for each command: its flags, and what it does.
 
 pub mod apply;
+pub mod backup;
 pub mod cancel;
 pub mod completion;
 pub mod config;
@@ -16,6 +17,7 @@ pub mod executor;
 pub mod executors;
 pub mod getlogs;
 pub mod history;
+pub mod import;
 pub mod list;
 pub mod schema;
 pub mod status;

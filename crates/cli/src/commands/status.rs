@@ -34,8 +34,8 @@ pub struct StatusArgs {
 /// # Errors
 /// Where there is none, or the controller cannot be reached.
 pub async fn get(session: &Session, id: &str) -> Outcome<v1::GetExecutionResponse> {
-    let mut client = session.connection().executions();
-    session.call(client.get_execution(v1::GetExecutionRequest { id: id.to_owned() })).await
+    let request = v1::GetExecutionRequest { id: id.to_owned() };
+    session.call(async |to| to.executions().get_execution(request.clone()).await).await
 }
 
 /// The whole id that is meant: `@latest` and the end of an id may mean another execution later.
@@ -54,9 +54,9 @@ async fn commit_of(session: &Session, execution: &v1::Execution) -> String {
     if execution.revision == 0 {
         return String::new();
     }
-    let mut client = session.connection().catalog();
     let request = v1::ListRevisionsRequest { catalog: execution.catalog.clone(), limit: 1, before: execution.revision + 1 };
-    let revisions = session.call(client.list_revisions(request)).await.map(|found| found.revisions).unwrap_or_default();
+    let revisions = session.call(async |to| to.catalog().list_revisions(request.clone()).await).await;
+    let revisions = revisions.map(|found| found.revisions).unwrap_or_default();
     let pinned = revisions.into_iter().find(|revision| revision.number == execution.revision);
     pinned.and_then(|revision| revision.provenance).map(|provenance| provenance.commit).unwrap_or_default()
 }
@@ -70,11 +70,11 @@ pub async fn run(context: &Context, args: &StatusArgs) -> Outcome {
     if args.wait_timeout.is_some() && !args.wait && !env::is_set(env::WAIT_TIMEOUT) {
         return Err(Failure::usage("--wait-timeout without --wait: nothing is waited for"));
     }
-    let mut session = Session::open(context).await?;
+    let session = Session::open(context).await?;
     let mut exit = Exit::Done;
     if args.wait {
         id = whole_id(&session, &id).await?;
-        let work = wait::until_ended(context, &mut session, &id);
+        let work = wait::until_ended(&session, &id);
         match wait::bounded(args.wait_timeout.map(HumanDuration::get), work).await? {
             Waited::Done(execution) => exit = wait::exit_of(&execution),
             Waited::TimedOut => exit = Exit::WaitTimedOut,

@@ -28,10 +28,9 @@ const WAIT: Duration = Duration::from_secs(2);
 async fn controller(context: &Context) -> Outcome<(String, String)> {
     let mut resolved = resolve(&context.connect)?;
     resolved.timeout = resolved.timeout.min(WAIT);
-    let session = Session::connect(resolved).await?;
-    let mut client = session.connection().admin();
-    let me = session.call(client.who_am_i(v1::WhoAmIRequest {})).await?;
-    Ok((me.version, session.connection().address().to_string()))
+    let session = Session::connect(&context.shell, resolved).await?;
+    let me = session.call(async |to| to.admin().who_am_i(v1::WhoAmIRequest {}).await).await?;
+    Ok((me.version, session.address().to_string()))
 }
 
 /// Runs the command.

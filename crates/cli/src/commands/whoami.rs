@@ -33,12 +33,11 @@ pub fn role_name(number: i32) -> &'static str {
 /// Where the controller cannot be reached, or does not know the token.
 pub async fn run(context: &Context, args: &WhoamiArgs) -> Outcome {
     let session = Session::open(context).await?;
-    let mut client = session.connection().admin();
-    let me = session.call(client.who_am_i(v1::WhoAmIRequest {})).await?;
+    let me = session.call(async |to| to.admin().who_am_i(v1::WhoAmIRequest {}).await).await?;
     let expires = from_wire(me.expires_at.as_ref());
     let value = || {
         json!({
-            "controller": session.connection().address().to_string(),
+            "controller": session.address().to_string(),
             "controller_id": me.controller_id,
             "controller_version": me.version,
             "user": me.user,
@@ -55,7 +54,7 @@ pub async fn run(context: &Context, args: &WhoamiArgs) -> Outcome {
     let expiry = expires.map_or("never".to_owned(), |at| format!("{at:.0}, in {}", between(now, at)));
     let groups = if me.groups.is_empty() { "none".to_owned() } else { me.groups.join(", ") };
     let facts = [
-        ("controller", format!("{} ({})", session.connection().address(), me.controller_id)),
+        ("controller", format!("{} ({})", session.address(), me.controller_id)),
         ("user", me.user),
         ("role", role_name(me.role).to_owned()),
         ("groups", groups),
