@@ -21,6 +21,23 @@ have_packages() {
   apt-get update -qq && apt-get install -y -qq --no-install-recommends "${missing[@]}" >/dev/null
 }
 
+# The distribution's etcd, as OCTAVIUS_TEST_ETCD. Its package is taken apart and not installed: installing it may start an etcd of the machine's own.
+have_etcd() {
+  export OCTAVIUS_TEST_ETCD
+  OCTAVIUS_TEST_ETCD=$(command -v etcd) && return
+  OCTAVIUS_TEST_ETCD=$OCTAVIUS_CACHE/tools/etcd/usr/bin/etcd
+  [ -x "$OCTAVIUS_TEST_ETCD" ] && return
+  local folder
+  folder=$(mktemp -d)
+  mkdir -p "$OCTAVIUS_CACHE/tools/etcd"
+  [ "$(id -u)" -ne 0 ] || apt-get update -qq
+  if ! (cd "$folder" && apt-get download -qq etcd-server 2>/dev/null && dpkg -x etcd-server_*.deb "$OCTAVIUS_CACHE/tools/etcd"); then
+    echo "no etcd: put one on the path; on Debian its package is etcd-server" >&2
+    exit 2
+  fi
+  rm -rf "$folder"
+}
+
 # A Rust tool by its name and a version that is known to work; built once, without the long optimisation, and kept in the cache.
 have_tool() {
   local name=$1 version=$2
@@ -28,4 +45,45 @@ have_tool() {
   CARGO_PROFILE_RELEASE_OPT_LEVEL=1 CARGO_PROFILE_RELEASE_LTO=off CARGO_PROFILE_RELEASE_CODEGEN_UNITS=16 \
     CARGO_PROFILE_RELEASE_DEBUG=0 CARGO_TARGET_DIR="$OCTAVIUS_CACHE/tools-target" \
     cargo install "$name" --version "^$version" --locked --quiet --root "$OCTAVIUS_CACHE/tools"
+}
+
+# The program of tests/cluster: etcd 3.6 and the parts of a Kubernetes. Built once for each state of its sources, which takes minutes, and
+# kept in the cache. Sets OCTAVIUS_CLUSTER_BIN, and OCTAVIUS_ETCD_36 to a program that is etcd 3.6, which Debian does not have.
+have_cluster_program() {
+  command -v go >/dev/null || { echo "no Go: tests/cluster cannot be built" >&2; return 1; }
+  local bin=$OCTAVIUS_CACHE/tools/bin key
+  key=$(cat tests/cluster/{go.mod,go.sum,main.go} | sha256sum | cut -c1-16)
+  export OCTAVIUS_CLUSTER_BIN=$bin/cluster-$key
+  if [ ! -x "$OCTAVIUS_CLUSTER_BIN" ]; then
+    step "Building tests/cluster, once: minutes" >&2
+    mkdir -p "$bin"
+    find "$bin" \( -name 'cluster-*' -o -name 'etcd-3.6-*' \) -mtime +7 -delete # a younger one may be another run's
+    nice -n 10 go build -C tests/cluster -buildvcs=false -trimpath -ldflags='-s -w' -o "$OCTAVIUS_CLUSTER_BIN.$$" . || return 1
+    mv "$OCTAVIUS_CLUSTER_BIN.$$" "$OCTAVIUS_CLUSTER_BIN" || return 1
+  fi
+  export OCTAVIUS_ETCD_36=$bin/etcd-3.6-$key
+  if [ ! -x "$OCTAVIUS_ETCD_36" ]; then
+    printf '#!/bin/sh\nexec "%s" etcd "$@"\n' "$OCTAVIUS_CLUSTER_BIN" >"$OCTAVIUS_ETCD_36.$$" || return 1
+    chmod +x "$OCTAVIUS_ETCD_36.$$" && mv "$OCTAVIUS_ETCD_36.$$" "$OCTAVIUS_ETCD_36" || return 1
+  fi
+}
+
+# Whether a real Kubernetes can be started here; installs its packages where they are missing. Says what stands against it.
+have_cluster() {
+  if [ "$(uname -s)" != Linux ] || [ "$(id -u)" -ne 0 ]; then
+    echo "not root on Linux: tests/cluster cannot start a Kubernetes" >&2
+    return 1
+  fi
+  if ! unshare --mount --pid --fork true 2>/dev/null; then
+    echo "no right to make namespaces (CAP_SYS_ADMIN): tests/cluster cannot start a Kubernetes" >&2
+    return 1
+  fi
+  # By program and not by package: a machine may have them from elsewhere, and Debian's would displace those.
+  local missing=() pair
+  for pair in containerd runc curl openssl ip:iproute2 /usr/lib/cni/ptp:containernetworking-plugins /bin/busybox:busybox-static; do
+    command -v "${pair%:*}" >/dev/null || missing+=("${pair#*:}")
+  done
+  if [ "${#missing[@]}" -ne 0 ]; then
+    { apt-get update -qq && apt-get install -y -qq --no-install-recommends "${missing[@]}" >/dev/null; } || return 1
+  fi
 }

@@ -1,13 +1,16 @@
 //! A controller and executors, each a process of its own, do the same as `dev`.
 
 use anyhow::{Context as _, Result, ensure};
-use octavius_tests::{World, eventually};
+use octavius_tests::{World, eventually, on_every_store};
+
+on_every_store! {
+    a_controller_and_an_executor_started_apart_do_the_main_job,
+    roles_and_tokens_are_held_to,
+}
 
 const WHERE: &str = "name: where\ncommand: [sh, -c, 'echo ran']\n";
 
-#[test]
-fn a_controller_and_an_executor_started_apart_do_the_main_job() -> Result<()> {
-    let world = World::new()?;
+pub(crate) fn a_controller_and_an_executor_started_apart_do_the_main_job(world: &World) -> Result<()> {
     world.write("catalog/octavius.yaml", "catalog: team\n")?;
     world.write("catalog/where.yaml", WHERE)?;
     let (controller, port) = world.controller("store", 0)?;
@@ -44,9 +47,7 @@ fn a_controller_and_an_executor_started_apart_do_the_main_job() -> Result<()> {
     Ok(())
 }
 
-#[test]
-fn roles_and_tokens_are_held_to() -> Result<()> {
-    let world = World::new()?;
+fn roles_and_tokens_are_held_to(world: &World) -> Result<()> {
     world.write("catalog/octavius.yaml", "catalog: team\n")?;
     world.write("catalog/where.yaml", WHERE)?;
     let (_controller, port) = world.controller("store", 0)?;

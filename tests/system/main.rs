@@ -4,6 +4,11 @@
 
 mod apart;
 mod demo;
+mod etcd_3_6;
+mod etcd_faults;
+mod faults;
 mod house;
+mod kubernetes;
+mod kubernetes_jobs;
 mod main_job;
 mod survival;

@@ -1,7 +1,17 @@
 //! The main job on `octavius dev`: a catalogue is checked, shown, applied; jobs run; their logs are read.
 
 use anyhow::{Context as _, Result, ensure};
-use octavius_tests::{World, eventually};
+use octavius_tests::{World, eventually, on_every_store};
+
+on_every_store! {
+    a_catalogue_is_checked_shown_applied_and_changed,
+    a_file_with_findings_is_never_applied,
+    a_job_runs_and_everything_about_it_can_be_read,
+    a_running_job_is_followed_and_cancelled_with_its_children,
+    a_run_over_its_timeout_ends_as_timed_out,
+    wrong_arguments_are_all_told_at_once_and_nothing_runs,
+    every_job_of_the_repositorys_catalogue_runs,
+}
 
 const GREET: &str = "name: greet\ndescription: Say hello\ncommand: [sh, -c, 'echo \"hello $who\"; echo oops >&2']\nenv_vars:\n  args:\n  - {name: who, description: whom to greet, required: true}\n";
 const FAIL: &str = "name: fail\ncommand: [sh, -c, 'echo before; exit 3']\n";
@@ -15,11 +25,9 @@ fn catalog(world: &World) -> Result<()> {
     Ok(())
 }
 
-#[test]
-fn a_catalogue_is_checked_shown_applied_and_changed() -> Result<()> {
-    let world = World::new()?;
-    catalog(&world)?;
-    let (_dev, client) = world.dev(&[])?;
+fn a_catalogue_is_checked_shown_applied_and_changed(world: &World) -> Result<()> {
+    catalog(world)?;
+    let (_daemons, client) = world.whole(None)?;
     client.run(&["validate"])?.expect(0)?;
 
     let diff = client.run(&["diff", "-o", "json"])?.expect(1)?.json()?;
@@ -48,12 +56,10 @@ fn a_catalogue_is_checked_shown_applied_and_changed() -> Result<()> {
     Ok(())
 }
 
-#[test]
-fn a_file_with_findings_is_never_applied() -> Result<()> {
-    let world = World::new()?;
-    catalog(&world)?;
+fn a_file_with_findings_is_never_applied(world: &World) -> Result<()> {
+    catalog(world)?;
     world.write("catalog/bad.yaml", "name: bad\ncommand: [x]\ntimout: 5m\nretries: many\n")?;
-    let (_dev, client) = world.dev(&[])?;
+    let (_daemons, client) = world.whole(None)?;
     let findings = client.run(&["validate"])?.expect(1)?;
     let all = format!("{}{}", findings.stdout, findings.stderr);
     assert!(all.contains("bad.yaml:3:1: error[") && all.contains("timeout") && all.contains("bad.yaml:4:10"), "{all}");
@@ -63,11 +69,9 @@ fn a_file_with_findings_is_never_applied() -> Result<()> {
     Ok(())
 }
 
-#[test]
-fn a_job_runs_and_everything_about_it_can_be_read() -> Result<()> {
-    let world = World::new()?;
-    catalog(&world)?;
-    let (_dev, client) = world.dev(&["--catalog", "catalog"])?;
+fn a_job_runs_and_everything_about_it_can_be_read(world: &World) -> Result<()> {
+    catalog(world)?;
+    let (_daemons, client) = world.whole(Some("catalog"))?;
     eventually("the catalogue is applied", || client.run(&["describe", "greet"])?.expect(0))?;
 
     let id = client.execute("greet", &["--arg", "who=a=1, b=2 and \"ü\"", "--wait"])?;
@@ -101,11 +105,9 @@ fn a_job_runs_and_everything_about_it_can_be_read() -> Result<()> {
     Ok(())
 }
 
-#[test]
-fn a_running_job_is_followed_and_cancelled_with_its_children() -> Result<()> {
-    let world = World::new()?;
-    catalog(&world)?;
-    let (_dev, client) = world.dev(&["--catalog", "catalog"])?;
+fn a_running_job_is_followed_and_cancelled_with_its_children(world: &World) -> Result<()> {
+    catalog(world)?;
+    let (_daemons, client) = world.whole(Some("catalog"))?;
     eventually("the catalogue is applied", || client.run(&["describe", "sleep"])?.expect(0))?;
     let id = client.execute("sleep", &[])?;
     let log = eventually("the log shows", || {
@@ -126,11 +128,9 @@ fn a_running_job_is_followed_and_cancelled_with_its_children() -> Result<()> {
     Ok(())
 }
 
-#[test]
-fn a_run_over_its_timeout_ends_as_timed_out() -> Result<()> {
-    let world = World::new()?;
-    catalog(&world)?;
-    let (_dev, client) = world.dev(&["--catalog", "catalog"])?;
+fn a_run_over_its_timeout_ends_as_timed_out(world: &World) -> Result<()> {
+    catalog(world)?;
+    let (_daemons, client) = world.whole(Some("catalog"))?;
     eventually("the catalogue is applied", || client.run(&["describe", "sleep"])?.expect(0))?;
     let ended = client.run(&["execute", "sleep", "--timeout", "1s", "--wait"])?.expect(6)?;
     assert_eq!(client.status(ended.stdout.trim())?["reason"], "DEADLINE");
@@ -141,11 +141,9 @@ fn a_run_over_its_timeout_ends_as_timed_out() -> Result<()> {
     Ok(())
 }
 
-#[test]
-fn wrong_arguments_are_all_told_at_once_and_nothing_runs() -> Result<()> {
-    let world = World::new()?;
-    catalog(&world)?;
-    let (_dev, client) = world.dev(&["--catalog", "catalog"])?;
+fn wrong_arguments_are_all_told_at_once_and_nothing_runs(world: &World) -> Result<()> {
+    catalog(world)?;
+    let (_daemons, client) = world.whole(Some("catalog"))?;
     eventually("the catalogue is applied", || client.run(&["describe", "greet"])?.expect(0))?;
     let refused = client.run(&["execute", "greet", "--arg", "whom=x"])?.expect(2)?;
     assert!(
@@ -161,12 +159,10 @@ fn wrong_arguments_are_all_told_at_once_and_nothing_runs() -> Result<()> {
     Ok(())
 }
 
-#[test]
-fn every_job_of_the_repositorys_catalogue_runs() -> Result<()> {
-    let world = World::new()?;
+fn every_job_of_the_repositorys_catalogue_runs(world: &World) -> Result<()> {
     let catalog = format!("{}/../catalog", env!("CARGO_MANIFEST_DIR"));
     world.run(&["validate", &catalog])?.expect(0)?;
-    let (_dev, client) = world.dev(&["--catalog", &catalog])?;
+    let (_daemons, client) = world.whole(Some(&catalog))?;
     let names = eventually("the catalogue is applied", || {
         let names = client.run(&["list", "-o", "name"])?.expect(0)?.stdout;
         ensure!(names.lines().count() >= 9, "{names}");
@@ -178,7 +174,7 @@ fn every_job_of_the_repositorys_catalogue_runs() -> Result<()> {
         for argument in job["job"]["env_vars"]["args"].as_array().into_iter().flatten() {
             if argument["required"] == true {
                 arguments.push("--arg".to_owned());
-                arguments.push(format!("{}={}", argument["name"].as_str().context("no name")?, sample(&world, argument)?));
+                arguments.push(format!("{}={}", argument["name"].as_str().context("no name")?, sample(world, argument)?));
             }
         }
         let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();

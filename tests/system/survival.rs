@@ -3,7 +3,12 @@
 use std::collections::BTreeMap;
 
 use anyhow::{Context as _, Result, ensure};
-use octavius_tests::{Client, World, eventually};
+use octavius_tests::{Client, World, eventually, on_every_store};
+
+on_every_store! {
+    killing_the_controller_loses_nothing,
+    killing_the_executor_loses_nothing_and_runs_nothing_twice,
+}
 
 const EXECUTIONS: usize = 200;
 
@@ -11,7 +16,7 @@ const EXECUTIONS: usize = 200;
 fn job(world: &World) -> Result<String> {
     let ledger = world.write("ledger", "")?.display().to_string();
     let script = format!(
-        "echo $OCTAVIUS_EXECUTION_ID >> '{ledger}'; i=0; while [ $i -lt 20 ]; do echo \"$number line $i\"; i=$((i+1)); done; sleep 0.05; echo \"$number done\""
+        "echo $OCTAVIUS_EXECUTION_ID >> '{ledger}'; i=0; while [ $i -lt 20 ]; do echo \"$number line $i\"; i=$((i+1)); done; sleep 0.2; echo \"$number done\""
     );
     let yaml = format!(
         "name: note\ncommand: [sh, -c, {}]\nenv_vars:\n  args:\n  - {{name: number, type: integer, required: true}}\n",
@@ -94,19 +99,12 @@ fn submit(client: &Client<'_>) -> Result<Vec<String>> {
     Ok(ids)
 }
 
-fn registration(admin: &Client<'_>) -> Result<String> {
-    let made = admin.run(&["tokens", "create", "--role", "executor", "--user", "e", "-o", "json"])?.expect(0)?.json()?;
-    Ok(made["token"].as_str().context("no token")?.to_owned())
-}
-
-#[test]
-fn killing_the_controller_loses_nothing() -> Result<()> {
-    let world = World::new()?;
-    let ledger = job(&world)?;
+fn killing_the_controller_loses_nothing(world: &World) -> Result<()> {
+    let ledger = job(world)?;
     let (controller, port) = world.controller("store", 0)?;
     let admin = world.admin(port)?;
     admin.run(&["apply", "catalog"])?.expect(0)?;
-    let _executor = world.executor("e1", port, &registration(&admin)?, 8)?;
+    let _executor = world.executor("e1", port, &admin.registration()?, 8)?;
     let ids = std::thread::scope(|scope| -> Result<Vec<String>> {
         let submitting = scope.spawn(|| submit(&admin));
         let mut controller = controller;
@@ -124,14 +122,12 @@ fn killing_the_controller_loses_nothing() -> Result<()> {
     Ok(())
 }
 
-#[test]
-fn killing_the_executor_loses_nothing_and_runs_nothing_twice() -> Result<()> {
-    let world = World::new()?;
-    let ledger = job(&world)?;
+fn killing_the_executor_loses_nothing_and_runs_nothing_twice(world: &World) -> Result<()> {
+    let ledger = job(world)?;
     let (_controller, port) = world.controller("store", 0)?;
     let admin = world.admin(port)?;
     admin.run(&["apply", "catalog"])?.expect(0)?;
-    let token = registration(&admin)?;
+    let token = admin.registration()?;
     // Everything waits before the first executor comes, so that each kill meets one in the middle of its work.
     let ids = submit(&admin)?;
     let mut executor = world.executor("e1", port, &token, 8)?;

@@ -1,0 +1,182 @@
+//! The main job on a real Kubernetes, over etcd: from a file in a catalogue to a Job in a namespace and its log, with the rights that
+//! `deploy/executor-role.yaml` gives and no others.
+
+use std::path::Path;
+
+use anyhow::{Context as _, Result, ensure};
+use octavius_tests::{Client, Daemon, Kubernetes, Namespace, World, eventually};
+use serde_json::{Value, json};
+
+/// A file of this repository.
+fn repository(path: &str) -> Result<String> {
+    Ok(std::fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("..").join(path))?)
+}
+
+/// What an administrator gives an executor.
+fn rules() -> Result<Value> {
+    let role: Value = serde_yaml::from_str(&repository("deploy/executor-role.yaml")?)?;
+    Ok(role["rules"].clone())
+}
+
+/// The repository's own job file, as the first Octavius had them, with an image that the cluster has.
+fn hello_friend() -> Result<String> {
+    let mut job: Value = serde_json::from_str(&repository("catalog/hello-friend.json")?)?;
+    job["image_name"] = Kubernetes::BUSYBOX.into();
+    Ok(job.to_string())
+}
+
+/// An executor's configuration, with the first Octavius' keys; `more` are put over them. Nothing in it names the runner.
+fn configuration(world: &World, id: &str, namespace: &Namespace<'_>, more: &Value) -> Result<String> {
+    let mut config = json!({
+        "id": id,
+        "data_dir": id,
+        "kube_config": "out-of-cluster",
+        "kube_context": "test",
+        "default_namespace": namespace.name(),
+        "service_account_name": "",
+        "job_active_deadline_seconds": 300,
+        "job_retries": 0,
+        "wait_for_resource_poll_count": 60,
+        "log_process_wait_time": 10,
+        "job_pod_annotations": "{\"team\": \"support\"}",
+    });
+    let keys = more.as_object().context("no object")?.clone();
+    config.as_object_mut().context("no object")?.extend(keys);
+    let path = world.write(&format!("{id}.json"), &config.to_string())?;
+    std::fs::set_permissions(&path, std::os::unix::fs::PermissionsExt::from_mode(0o600))?;
+    Ok(path.display().to_string())
+}
+
+/// Starts an executor for a namespace, with the rights that it needs there.
+fn executor(world: &World, admin: &Client<'_>, port: u16, id: &str, namespace: &Namespace<'_>, vpc: &str) -> Result<Daemon> {
+    let kubeconfig = namespace.account("executor", &rules()?)?.display().to_string();
+    let more = json!({
+        "cp_host": format!("127.0.0.1:{port}"),
+        "access_token": admin.registration()?,
+        "labels": {"vpc": vpc},
+        "capacity": 4,
+    });
+    let config = configuration(world, id, namespace, &more)?;
+    world.daemon_with(["executor", "start", "--config", &config], &[("KUBECONFIG", &kubeconfig)])
+}
+
+/// Waits until the namespace has no Job any more: what has ended is not left lying about.
+fn no_jobs(cluster: &Kubernetes, namespace: &Namespace<'_>) -> Result<()> {
+    eventually("no Jobs in the namespace", || {
+        let jobs = cluster.get(&namespace.batch("jobs"))?;
+        ensure!(jobs["items"] == json!([]), "{}", jobs["items"]);
+        Ok(())
+    })
+}
+
+#[test]
+fn a_job_of_the_catalogue_runs_in_a_cluster_and_is_seen_there() -> Result<()> {
+    let cluster = Kubernetes::shared()?;
+    let namespace = cluster.namespace()?;
+    let world = World::on_etcd()?;
+    world.write("catalog/octavius.yaml", "catalog: team\n")?;
+    world.write("catalog/hello-friend.json", &hello_friend()?)?;
+    let image = Kubernetes::BUSYBOX;
+    let wait = format!("name: wait\nimage_name: {image}\ncommand: [sh, -c, 'echo waiting; sleep 600']\n");
+    world.write("catalog/wait.yaml", &wait)?;
+    let (_controller, port) = world.controller("store", 0)?;
+    let admin = world.admin(port)?;
+    let _executor = executor(&world, &admin, port, "cluster-1", &namespace, "payments")?;
+    admin.run(&["apply", "catalog"])?.expect(0)?;
+
+    let followed = admin.run(&["execute", "hello-friend", "--arg", "data=Ann", "--follow"])?.expect(0)?;
+    let log = "step 1 of 3\nstep 2 of 3\nstep 3 of 3\nHello, Ann!\n";
+    assert_eq!(followed.stdout, log);
+    let status = admin.status("@latest")?;
+    let id = status["id"].as_str().context("no id")?;
+    assert_eq!(admin.run(&["getlogs", id])?.expect(0)?.stdout, log);
+    let attempt = &status["attempts"][0];
+    let job = format!("octavius-{id}-1");
+    assert_eq!((&status["state"], &status["executor"]), (&"succeeded".into(), &"cluster-1".into()));
+    assert_eq!(attempt["runs_as"], format!("job {}/{job}", namespace.name()));
+    assert!(attempt["image"].as_str().is_some_and(|image| image.contains("sha256:")), "the image by its digest: {attempt}");
+    no_jobs(&cluster, &namespace)?;
+
+    // What runs is where `status` says that it is, under the name that it says.
+    let id = admin.execute("wait", &[])?;
+    let name = format!("octavius-{id}-1");
+    let line = format!("kubectl -n {} get job {name}\n", namespace.name());
+    eventually("status says where it runs, and what", || {
+        let text = admin.run(&["status", &id])?.expect(0)?.stdout;
+        ensure!(text.contains(&line) && text.contains("sha256:"), "{text}");
+        Ok(())
+    })?;
+    let job = cluster.get(&namespace.batch(&format!("jobs/{name}")))?;
+    assert_eq!(job["metadata"]["annotations"]["team"], "support");
+    assert_eq!(job["metadata"]["labels"]["octavius/job"], "wait");
+    assert_eq!(job["spec"]["template"]["spec"]["activeDeadlineSeconds"], 300);
+    admin.run(&["cancel", &id, "--yes"])?.expect(0)?;
+    admin.run(&["status", &id, "--wait"])?.expect(5)?;
+    no_jobs(&cluster, &namespace)
+}
+
+#[test]
+fn each_executor_runs_in_its_namespace_what_its_labels_ask_for() -> Result<()> {
+    let cluster = Kubernetes::shared()?;
+    let (here, there) = (cluster.namespace()?, cluster.namespace()?);
+    let world = World::on_etcd()?;
+    world.write("catalog/octavius.yaml", "catalog: team\n")?;
+    for vpc in ["payments", "web"] {
+        let image = Kubernetes::BUSYBOX;
+        let job = format!("name: in-{vpc}\nimage_name: {image}\ncommand: [sh, -c, 'echo in {vpc}']\nexecutor: {{vpc: {vpc}}}\n");
+        world.write(&format!("catalog/in-{vpc}.yaml"), &job)?;
+    }
+    let (_controller, port) = world.controller("store", 0)?;
+    let admin = world.admin(port)?;
+    admin.run(&["apply", "catalog"])?.expect(0)?;
+    let _executors =
+        [executor(&world, &admin, port, "pay-1", &here, "payments")?, executor(&world, &admin, port, "web-1", &there, "web")?];
+    let places = [("payments", "pay-1", &here), ("web", "web-1", &there)];
+    let mut ids = Vec::new();
+    for (vpc, executor, namespace) in places.into_iter().chain(places) {
+        ids.push((admin.execute(&format!("in-{vpc}"), &[])?, vpc, executor, namespace));
+    }
+    for (id, vpc, executor, namespace) in ids {
+        let status = admin.run(&["status", &id, "--wait", "-o", "json"])?.expect(0)?.json()?;
+        assert_eq!(status["executor"], executor);
+        assert_eq!(status["attempts"][0]["runs_as"], format!("job {}/octavius-{id}-1", namespace.name()));
+        assert_eq!(admin.run(&["getlogs", &id])?.expect(0)?.stdout, format!("in {vpc}\n"));
+    }
+    no_jobs(&cluster, &here)?;
+    no_jobs(&cluster, &there)
+}
+
+#[test]
+fn a_check_says_which_rights_are_missing() -> Result<()> {
+    let cluster = Kubernetes::shared()?;
+    let namespace = cluster.namespace()?;
+    let world = World::new()?;
+    let config = configuration(&world, "e1", &namespace, &json!({}))?;
+    let check = |kubeconfig: &Path, output: &str| {
+        let kubeconfig = kubeconfig.display().to_string();
+        world.run_with(&["executor", "check", "--config", &config, "-o", output], &[("KUBECONFIG", &kubeconfig)])
+    };
+
+    let allowed = namespace.account("allowed", &rules()?)?;
+    let found = check(&allowed, "json")?.expect(0)?.json()?;
+    assert_eq!((&found["runner"], &found["ok"]), (&"kubernetes".into(), &true.into()));
+    let permissions = found["permissions"].as_array().context("no permissions")?;
+    for permission in permissions {
+        assert_eq!(permission["namespace"], namespace.name());
+        // The role leaves out what can be done without: other than by name, it reads no secrets.
+        assert!(permission["allowed"] == true || permission["required"] == false, "{permission}");
+    }
+    assert!(permissions.iter().any(|permission| permission["required"] == false && permission["allowed"] == false));
+
+    let pods = json!({"apiGroups": [""], "resources": ["pods", "pods/log"], "verbs": ["get", "list", "watch"]});
+    let refused = namespace.account("refused", &json!([pods]))?;
+    let found = check(&refused, "text")?.expect(1)?;
+    let row = |line: &&str| line.split_whitespace().take(5).eq([namespace.name(), "create", "jobs.batch", "required", "no"]);
+    assert!(found.stdout.lines().any(|line| row(&line)), "{}", found.stdout);
+    let told = format!("6 in namespace {}", namespace.name());
+    assert!(found.stderr.contains(&told) && found.stderr.contains("deploy/README.md"), "{}", found.stderr);
+
+    let nowhere = check(&world.path("nowhere"), "text")?.expect(2)?;
+    assert!(nowhere.stderr.contains("the kubernetes runner cannot be used"), "{}", nowhere.stderr);
+    Ok(())
+}
