@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context as _, Result};
 use octavius_proto::client::{Address, Connection};
 use octavius_proto::v1;
-use octavius_tests::{Daemon, Etcd, World};
+use octavius_tests::{Daemon, Etcd, World, cpu_time};
 
 /// Callers at once, for Octavius and for bare puts alike.
 pub(crate) const CALLERS: usize = 64;
@@ -23,6 +23,9 @@ pub(crate) const CONNECTIONS: usize = 4;
 
 /// Executions of one measured round.
 const ROUND: usize = 10_000;
+
+/// Rounds of the first row, where it is measured alone.
+const ROUNDS_ALONE: usize = 7;
 
 /// Executions that wait while the last rounds are measured.
 const WAITING: usize = 100_000;
@@ -85,10 +88,44 @@ async fn connect(address: &Address, token: &str) -> Result<Connection> {
 
 fn main() -> Result<()> {
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
+    if std::env::args().any(|argument| argument == "accepted") {
+        return runtime.block_on(accepted_only());
+    }
     let rows = runtime.block_on(measure())?;
     println!("\n| what | measured | beside it | ratio | must be |");
     println!("| --- | --- | --- | --- | --- |");
     rows.iter().for_each(|row| println!("{row}"));
+    Ok(())
+}
+
+/// The first row alone, round by round, and where its processor time goes: for whoever works on it.
+async fn accepted_only() -> Result<()> {
+    let house = House::open().await?;
+    let bare = raw::Puts::connect(&house.etcd).await?;
+    let used = || -> Result<[f64; 3]> {
+        let pids = [house.controller.pid(), house.etcd.pid(0)?, std::process::id()];
+        let mut times = [0.0; 3];
+        for (time, pid) in times.iter_mut().zip(pids) {
+            *time = cpu_time(pid)?.as_secs_f64() * 1e6 / ROUND as f64;
+        }
+        Ok(times)
+    };
+    println!("| bare puts/s | accepted/s | ratio | controller, µs each | etcd | callers | a bare put: etcd | callers |");
+    println!("| --- | --- | --- | --- | --- | --- | --- | --- |");
+    for _ in 0..ROUNDS_ALONE {
+        let start = used()?;
+        let put = bare.rate(ROUND).await?;
+        let middle = used()?;
+        let accepted = load::accepted(&house, "parked", ROUND).await?;
+        let end = used()?;
+        let [controller, etcd, callers] = [0, 1, 2].map(|who| end[who] - middle[who]);
+        println!(
+            "| {put:.0} | {accepted:.0} | {:.2} | {controller:.0} | {etcd:.0} | {callers:.0} | {:.0} | {:.0} |",
+            accepted / put,
+            middle[1] - start[1],
+            middle[2] - start[2]
+        );
+    }
     Ok(())
 }
 

@@ -4,6 +4,7 @@
 pub(crate) mod environment;
 mod folder;
 pub(crate) mod kubernetes;
+mod output;
 pub(crate) mod process;
 mod recover;
 

@@ -5,7 +5,7 @@
 
 use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::io::{self, Read as _, Write as _};
-use std::os::unix::fs::{DirBuilderExt as _, FileExt as _, OpenOptionsExt as _};
+use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -17,8 +17,9 @@ use rustix::process::{Pid, Signal, kill_process};
 use tokio::io::unix::AsyncFd;
 use tokio::task::spawn_blocking;
 
+use super::output::Output;
 use super::{Held, Launch, Over, Recovered, Run, Runner, Unprepared, environment, folder};
-use crate::journal::{Exit, JOURNAL, Journal, LET_BE, OUTPUT, STOP, Spec, StopCause, VERSION, WORK, line};
+use crate::journal::{Exit, JOURNAL, Journal, LET_BE, STOP, Spec, StopCause, VERSION, WORK, line};
 use crate::mask::Mask;
 use crate::{ending, sys};
 
@@ -160,7 +161,7 @@ pub(super) struct ProcessRun {
     shim: Mutex<Option<Arc<Shim>>>,
     /// The shim where this executor started it, and so has to take note of its end.
     child: Mutex<Option<Child>>,
-    output: Mutex<Option<Arc<File>>>,
+    output: Output,
 }
 
 /// A shim that can be waited for.
@@ -267,7 +268,7 @@ impl ProcessRun {
             mask: Mask::new(values),
             shim: Mutex::new(None),
             child: Mutex::new(None),
-            output: Mutex::new(None),
+            output: Output::default(),
         }
     }
 
@@ -385,36 +386,7 @@ impl Run for ProcessRun {
     }
 
     async fn read(&self, offset: u64, longest: usize) -> io::Result<Vec<u8>> {
-        let opened = guard(&self.output).clone();
-        let file = match opened {
-            Some(file) => file,
-            None => match File::open(self.folder.join(OUTPUT)) {
-                Ok(file) => Arc::clone(guard(&self.output).insert(Arc::new(file))),
-                Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
-                Err(error) => return Err(error),
-            },
-        };
-        // The size is known without touching the disk, and mostly there is nothing new.
-        let more = file.metadata()?.len().saturating_sub(offset);
-        let size = usize::try_from(more).unwrap_or(usize::MAX).min(longest);
-        if size == 0 {
-            return Ok(Vec::new());
-        }
-        let read = move || {
-            let mut bytes = vec![0; size];
-            let mut filled = 0;
-            while filled < size {
-                match file.read_at(&mut bytes[filled..], offset + filled as u64) {
-                    Ok(0) => break,
-                    Ok(count) => filled += count,
-                    Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                    Err(error) => return Err(error),
-                }
-            }
-            bytes.truncate(filled);
-            Ok(bytes)
-        };
-        spawn_blocking(read).await.map_err(io::Error::other)?
+        self.output.read(&self.folder, offset, longest).await
     }
 
     fn mask(&self) -> &Mask {

@@ -204,22 +204,8 @@ impl Cluster {
 
     /// The same within another time than the timeout.
     pub(super) async fn read_within<T, A: Answer<T>>(&self, within: Duration, call: impl Fn(&Member) -> A) -> Result<T, Failure> {
-        let deadline = Instant::now() + within;
-        let mut limit = share(within, self.members.len());
-        let mut tries = 0;
-        loop {
-            let (turn, member) = self.current();
-            let failure = match self.ask(member, limit, &call).await {
-                Err(failure @ (Failure::NotSent(_) | Failure::Lost(_))) => failure,
-                answer => return answer,
-            };
-            self.leave(turn);
-            tries += 1;
-            limit = deadline.saturating_duration_since(Instant::now());
-            if tries > self.members.len() || limit.is_zero() {
-                return Err(failure);
-            }
-        }
+        let first = share(within, self.members.len());
+        self.go_round(within, first, self.members.len() + 1, |_| true, call).await
     }
 
     /// A call that changes something: another member is asked only where this one has certainly not seen it. All of it within the timeout.
@@ -233,9 +219,23 @@ impl Cluster {
         within: Duration,
         call: impl Fn(&Member) -> A,
     ) -> Result<T, Failure> {
+        let unsent = |failure: &Failure| matches!(failure, Failure::NotSent(_));
+        self.go_round(within, within, self.members.len(), unsent, call).await
+    }
+
+    /// Asks one member after the other, the first for at most `first`, all of them `within` a time and so many `tries`, until one answers or
+    /// `again` allows no other after how the last one failed.
+    async fn go_round<T, A: Answer<T>>(
+        &self,
+        within: Duration,
+        first: Duration,
+        tries: usize,
+        again: impl Fn(&Failure) -> bool,
+        call: impl Fn(&Member) -> A,
+    ) -> Result<T, Failure> {
         let deadline = Instant::now() + within;
-        let mut limit = within;
-        let mut tries = 0;
+        let mut limit = first;
+        let mut tried = 0;
         loop {
             let (turn, member) = self.current();
             let failure = match self.ask(member, limit, &call).await {
@@ -243,9 +243,9 @@ impl Cluster {
                 answer => return answer,
             };
             self.leave(turn);
-            tries += 1;
+            tried += 1;
             limit = deadline.saturating_duration_since(Instant::now());
-            if tries >= self.members.len() || limit.is_zero() || matches!(failure, Failure::Lost(_)) {
+            if tried >= tries || limit.is_zero() || !again(&failure) {
                 return Err(failure);
             }
         }

@@ -1,8 +1,7 @@
 //! One attempt as a Kubernetes Job.
 
-use std::fs::{self, File};
+use std::fs;
 use std::io;
-use std::os::unix::fs::FileExt as _;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -28,8 +27,9 @@ use super::seen::{PodSeen, Why};
 use super::sight::{Key, Seen, Sight};
 use super::verdict::{Facts, Look, judge};
 use crate::ending;
-use crate::journal::{LET_BE, OUTPUT, STOP, StopCause};
+use crate::journal::{LET_BE, STOP, StopCause};
 use crate::mask::Mask;
+use crate::runner::output::Output;
 use crate::runner::{Held, Over, Run, folder, recover};
 
 /// First pause before the cluster is asked again why there is no pod; each is twice as long as the one before.
@@ -58,7 +58,7 @@ pub(super) struct KubernetesRun {
     stop: Mutex<Option<StopCause>>,
     ending: Mutex<Option<Ending>>,
     log: Mutex<Option<Log>>,
-    output: Mutex<Option<Arc<File>>>,
+    output: Output,
 }
 
 /// A log that is being followed.
@@ -103,7 +103,7 @@ impl KubernetesRun {
             stop: Mutex::new(None),
             ending: Mutex::new(ending),
             log: Mutex::new(None),
-            output: Mutex::new(None),
+            output: Output::default(),
         }
     }
 
@@ -376,25 +376,7 @@ impl Run for KubernetesRun {
     }
 
     async fn read(&self, offset: u64, longest: usize) -> io::Result<Vec<u8>> {
-        let opened = guard(&self.output).clone();
-        let file = match opened {
-            Some(file) => file,
-            None => match File::open(self.folder.join(OUTPUT)) {
-                Ok(file) => Arc::clone(guard(&self.output).insert(Arc::new(file))),
-                Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
-                Err(error) => return Err(error),
-            },
-        };
-        let more = file.metadata()?.len().saturating_sub(offset);
-        let size = usize::try_from(more).unwrap_or(usize::MAX).min(longest);
-        if size == 0 {
-            return Ok(Vec::new());
-        }
-        let read = move || {
-            let mut bytes = vec![0; size];
-            file.read_exact_at(&mut bytes, offset).map(|()| bytes)
-        };
-        spawn_blocking(read).await.map_err(io::Error::other)?
+        self.output.read(&self.folder, offset, longest).await
     }
 
     fn mask(&self) -> &Mask {
