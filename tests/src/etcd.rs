@@ -167,8 +167,9 @@ impl Etcd {
                 ended = Some(status);
                 return Ok(());
             }
-            let health = http_get(port, "/health")?;
-            if health.contains("\"true\"") { Ok(()) } else { bail!("{health}") }
+            // Not its health: a full one calls itself ill, and serves.
+            let metrics = http_get(port, "/metrics")?;
+            if metrics.contains("\netcd_server_has_leader 1") { Ok(()) } else { bail!("it knows no leader") }
         });
         if ready.is_err() || ended.is_some() {
             let said = std::fs::read_to_string(&log).unwrap_or_default();

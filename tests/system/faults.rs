@@ -426,10 +426,17 @@ fn a_client_that_goes_in_the_middle_of_an_apply_changes_nothing() -> Result<()> 
             }
             let mut catalog = connection.catalog();
             let stream = tokio_stream::wrappers::ReceiverStream::new(messages);
-            let call = tokio::spawn(async move { catalog.apply(stream).await });
-            tokio::task::yield_now().await;
-            trial.cluster.link(Link::Clients(0)).reset();
-            let answer = call.await?;
+            let mut call = tokio::spawn(async move { catalog.apply(stream).await });
+            // Again and again: where it was not on its way yet, it goes over the next connection.
+            let ended = async {
+                loop {
+                    trial.cluster.link(Link::Clients(0)).reset();
+                    if let Ok(answer) = tokio::time::timeout(Duration::from_millis(50), &mut call).await {
+                        return answer;
+                    }
+                }
+            };
+            let answer = tokio::time::timeout(Duration::from_secs(30), ended).await??;
             ensure!(answer.is_err(), "half an apply was answered with {answer:?}");
             drop(sender);
         }

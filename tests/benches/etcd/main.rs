@@ -110,18 +110,21 @@ async fn accepted_only() -> Result<()> {
         }
         Ok(times)
     };
-    println!("| bare puts/s | accepted/s | ratio | controller, µs each | etcd | callers | a bare put: etcd | callers |");
-    println!("| --- | --- | --- | --- | --- | --- | --- | --- |");
+    println!(
+        "| bare puts/s | accepted/s | ratio | controller, µs each | etcd | callers | executions per proposal | a bare put: etcd | callers |"
+    );
+    println!("| --- | --- | --- | --- | --- | --- | --- | --- | --- |");
     for _ in 0..ROUNDS_ALONE {
         let start = used()?;
         let put = bare.rate(ROUND).await?;
-        let middle = used()?;
+        let (middle, proposed) = (used()?, house.etcd.proposals(0)?);
         let accepted = load::accepted(&house, "parked", ROUND).await?;
         let end = used()?;
         let [controller, etcd, callers] = [0, 1, 2].map(|who| end[who] - middle[who]);
         println!(
-            "| {put:.0} | {accepted:.0} | {:.2} | {controller:.0} | {etcd:.0} | {callers:.0} | {:.0} | {:.0} |",
+            "| {put:.0} | {accepted:.0} | {:.2} | {controller:.0} | {etcd:.0} | {callers:.0} | {:.1} | {:.0} | {:.0} |",
             accepted / put,
+            ROUND as f64 / (house.etcd.proposals(0)? - proposed) as f64,
             middle[1] - start[1],
             middle[2] - start[2]
         );

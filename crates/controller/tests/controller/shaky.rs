@@ -301,6 +301,7 @@ async fn a_controller_that_does_not_reach_the_store_ends_its_sessions_and_begins
     let house = House::over(timing, |inner| Arc::new(Shaky { away, ..Shaky::calm(inner) })).await;
     let fake = Fake::register(&house, "e").await;
     let mut session = fake.session(hello(1)).await.unwrap();
+    session.hears_nothing(3).await; // it stands: its beginning asks the store, and would be refused at once
     goes.send(true).unwrap();
     let gone = Instant::now();
     let fault = told(&session.next().await.unwrap_err());

@@ -1,20 +1,22 @@
 //! Transactions on their way to etcd. They stand in [`Line`]: so a durable write's cost is shared by those who wait for one, and nobody waits for company.
 
 use std::sync::Arc;
+use std::time::Duration;
 
+use etcd_client::TxnResponse;
 use tokio::sync::oneshot;
 use tokio::time::Instant;
 
-use super::connection::Cluster;
+use super::connection::{Answer, Cluster, Member};
 use super::failure::Failure;
 use super::group;
 use super::keys::Prefix;
 use super::line::Line;
 use crate::api::{Commit, StoreError, Txn};
 
-/// Groups on their way at once: of 2, 3 and 5, the best in benches/etcd.rs on two cores, each tried once (0.92, 0.96 and 0.71 of bare puts). One
-/// would leave etcd idle between two groups, many make the groups small.
-const RUNNERS: usize = 3;
+/// Groups on their way at once: of 1, 2, 3 and 6, the best in tests/benches/etcd on two cores. With one, whoever comes waits for two calls;
+/// many make the groups small, and etcd's cost is mostly one of groups.
+const RUNNERS: usize = 2;
 
 /// A transaction that waits, and who waits for its answer.
 struct Waiting {
@@ -58,23 +60,20 @@ impl Runner {
     async fn send(&self, mut group: Vec<Waiting>) {
         let timeout = self.cluster.timeout;
         let longest_wait = timeout * 3 / 4;
-        // It has never been on its way, and would not have its answer in time.
-        for late in group.extract_if(.., |waiting| waiting.since.elapsed() > longest_wait) {
-            late.tell(Err(StoreError::Unavailable(format!("not sent within {longest_wait:?}"))));
-        }
-        while let Some(first) = group.first() {
+        loop {
+            // It has not been made, and would not have its answer in time.
+            for late in group.extract_if(.., |waiting| waiting.since.elapsed() > longest_wait) {
+                late.tell(Err(StoreError::Unavailable(format!("not made within {longest_wait:?}"))));
+            }
+            let Some(first) = group.first() else { return };
             // What the one that waits longest has left; where etcd is silent, those who came behind others must not wait for two timeouts.
             let left = timeout.saturating_sub(first.since.elapsed()).max(timeout / 2);
-            let answers = match self
-                .cluster
-                .write_within(left, |member| {
-                    let (mut kv, request) = (member.kv(), self.request(&group));
-                    async move { kv.txn(request).await }
-                })
-                .await
-            {
-                Ok(answer) => group::answers(&self.prefix, group.iter().map(|waiting| &waiting.txn), answer.0),
-                Err(failure) => return tell_all(group, &failure),
+            let answer = self.cluster.write_within(left, |member| call(member, group::request(&self.prefix, txns(&group)))).await;
+            let answers = match (answer, &group[..]) {
+                (Err(failure), _) => return tell_all(group, &failure),
+                (Ok(answer), [waiting]) => group::answer(&self.prefix, &waiting.txn, answer.0).map(|answer| vec![Some(answer)]),
+                (Ok(answer), _) if answer.succeeded() => Ok(vec![Some(group::done(&answer.0)); group.len()]),
+                _ => self.look(&group, left).await,
             };
             let answers = match answers {
                 Ok(answers) => answers,
@@ -91,9 +90,20 @@ impl Runner {
         }
     }
 
-    fn request(&self, group: &[Waiting]) -> etcd_client::Txn {
-        group::request(&self.prefix, group.iter().map(|waiting| &waiting.txn))
+    /// Whose conditions of a group that was not made do not hold.
+    async fn look(&self, group: &[Waiting], within: Duration) -> Result<Vec<Option<Commit>>, StoreError> {
+        let look = self.cluster.read_within(within, |member| call(member, group::look(&self.prefix, txns(group))));
+        group::losers(&self.prefix, txns(group), look.await.map_err(Failure::of_read)?.0)
     }
+}
+
+fn txns(group: &[Waiting]) -> impl ExactSizeIterator<Item = &Txn> + Clone {
+    group.iter().map(|waiting| &waiting.txn)
+}
+
+fn call(member: &Member, request: etcd_client::Txn) -> impl Answer<TxnResponse> + use<> {
+    let mut kv = member.kv();
+    async move { kv.txn(request).await }
 }
 
 impl Waiting {

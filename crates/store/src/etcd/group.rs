@@ -1,15 +1,18 @@
 //! Which transactions may go to etcd as one, and what its answer means for each of them.
 
-use std::collections::{HashSet, VecDeque};
+use std::collections::{HashMap, HashSet, VecDeque};
 
 use etcd_client::proto::{PbKeyValue, PbTxnOpResponse, PbTxnResponse};
 use etcd_client::{Compare, CompareOp, GetOptions, TxnOp};
 
 use super::keys::{Prefix, number, revision};
-use crate::api::{Change, Commit, Key, StoreError, Txn};
+use crate::api::{Change, Commit, Entry, Key, Revision, StoreError, Txn};
 
 /// How many waiting transactions may be passed over, because they do not go with the group, before the search for more ends.
 const PASSED_OVER: usize = 64;
+
+/// Most conditions, changes or reads of a group: what etcd takes in one transaction where it is not told otherwise (`--max-txn-ops`).
+const OPERATIONS: usize = 128;
 
 /// A group in the making.
 ///
@@ -18,20 +21,23 @@ const PASSED_OVER: usize = 64;
 /// takes when it is full.
 #[derive(Default)]
 struct Shape {
-    conditions: usize,
     changes: usize,
-    reads: usize,
     bytes: usize,
     written: HashSet<Key>,
+    /// Keys that a condition is on, and how that asks that they are.
+    conditions: HashSet<(Key, Revision)>,
     asked: HashSet<Key>,
+    /// Keys that would be read, were a condition not to hold.
+    read: HashSet<Key>,
     puts: bool,
 }
 
 impl Shape {
     fn takes(&self, txn: &Txn) -> bool {
-        let fits = self.conditions + txn.conditions.len() <= Txn::MAX_OPERATIONS
-            && self.changes + txn.changes.len() <= Txn::MAX_OPERATIONS
-            && self.reads + txn.conditions.len() + txn.otherwise.len() <= Txn::MAX_OPERATIONS
+        // As if nothing that it asks and reads were asked and read already: that is mostly so, and cheap to say.
+        let fits = self.conditions.len() + txn.conditions.len() <= OPERATIONS
+            && self.changes + txn.changes.len() <= OPERATIONS
+            && self.read.len() + txn.conditions.len() + txn.otherwise.len() <= OPERATIONS
             && self.bytes + txn.value_bytes() <= Txn::MAX_BYTES;
         fits && self.puts == puts(txn)
             && txn.changes.iter().all(|change| !self.written.contains(change.key()) && !self.asked.contains(change.key()))
@@ -39,17 +45,20 @@ impl Shape {
     }
 
     fn add(&mut self, txn: &Txn) {
-        self.conditions += txn.conditions.len();
         self.changes += txn.changes.len();
-        self.reads += txn.conditions.len() + txn.otherwise.len();
         self.bytes += txn.value_bytes();
         self.written.extend(txn.changes.iter().map(|change| change.key().clone()));
-        self.asked.extend(txn.conditions.iter().map(|condition| condition.key.clone()));
+        for condition in &txn.conditions {
+            self.conditions.insert((condition.key.clone(), condition.modified));
+            self.asked.insert(condition.key.clone());
+            self.read.insert(condition.key.clone());
+        }
+        self.read.extend(txn.otherwise.iter().cloned());
         self.puts = puts(txn);
     }
 
     fn is_full(&self) -> bool {
-        self.changes.max(self.conditions).max(self.reads) >= Txn::MAX_OPERATIONS || self.bytes >= Txn::MAX_BYTES
+        self.changes.max(self.conditions.len()).max(self.read.len()) >= OPERATIONS || self.bytes >= Txn::MAX_BYTES
     }
 }
 
@@ -80,7 +89,8 @@ pub(super) fn take<T>(waiting: &mut VecDeque<T>, txn_of: impl Fn(&T) -> &Txn) ->
     group
 }
 
-/// The group as etcd's transaction. Where it fails, it reads the conditions' keys, to learn whose do not hold, and what each asks for then.
+/// The group as etcd's transaction. One that is alone reads what it asks for where it fails; what several ask for is seldom needed, would be
+/// carried through etcd's log each time, and is left to [`look`].
 pub(super) fn request<'a>(prefix: &Prefix, txns: impl ExactSizeIterator<Item = &'a Txn>) -> etcd_client::Txn {
     let alone = txns.len() == 1;
     let (mut compares, mut changes, mut reads) = (Vec::new(), Vec::new(), Vec::new());
@@ -88,56 +98,77 @@ pub(super) fn request<'a>(prefix: &Prefix, txns: impl ExactSizeIterator<Item = &
     let mut asked = HashSet::new();
     for txn in txns {
         for condition in &txn.conditions {
-            let key = prefix.key(&condition.key);
-            if !alone {
-                reads.push(TxnOp::get(key.clone(), Some(GetOptions::new().with_keys_only())));
-            }
             if asked.insert((&condition.key, condition.modified)) {
-                compares.push(Compare::mod_revision(key, CompareOp::Equal, number(condition.modified)));
+                compares.push(Compare::mod_revision(prefix.key(&condition.key), CompareOp::Equal, number(condition.modified)));
             }
         }
         changes.extend(txn.changes.iter().map(|change| match change {
             Change::Put(key, value) => TxnOp::put(prefix.key(key), value.to_vec(), None),
             Change::Delete(key) => TxnOp::delete(prefix.key(key), None),
         }));
-        reads.extend(txn.otherwise.iter().map(|key| TxnOp::get(prefix.key(key), None)));
+        if alone {
+            reads.extend(txn.otherwise.iter().map(|key| get(prefix, key)));
+        }
     }
     etcd_client::Txn::new().when(compares).and_then(changes).or_else(reads)
 }
 
-/// What etcd's answer to [`request`] says of each transaction; `None` of one that did not lose, but goes with others that did.
-pub(super) fn answers<'a>(
+/// What etcd's answer says of a transaction that went alone.
+pub(super) fn answer(prefix: &Prefix, txn: &Txn, answer: PbTxnResponse) -> Result<Commit, StoreError> {
+    if answer.succeeded {
+        return Ok(done(&answer));
+    }
+    let mut read = pairs(answer);
+    let entries = txn.otherwise.iter().map(|_| read.next().ok_or_else(unreadable)?.map(|pair| prefix.entry(pair?)).transpose());
+    Ok(Commit::Conflict(entries.collect::<Result<_, _>>()?))
+}
+
+/// What etcd's answer says of a group's transactions, where they were made.
+pub(super) fn done(answer: &PbTxnResponse) -> Commit {
+    Commit::Done(revision(answer.header.as_ref().map_or(0, |header| header.revision)))
+}
+
+/// What is read of a group that was not made, to learn whose conditions do not hold, and what each asks for then: its keys, each once. That
+/// is one moment of the store in which those lose: as good as the one in which all were tried, since none was made.
+pub(super) fn look<'a>(prefix: &Prefix, txns: impl Iterator<Item = &'a Txn>) -> etcd_client::Txn {
+    etcd_client::Txn::new().and_then(looked_at(txns).into_iter().map(|key| get(prefix, key)).collect::<Vec<_>>())
+}
+
+fn get(prefix: &Prefix, key: &Key) -> TxnOp {
+    TxnOp::get(prefix.key(key), None::<GetOptions>)
+}
+
+fn looked_at<'a>(txns: impl Iterator<Item = &'a Txn>) -> Vec<&'a Key> {
+    let mut known = HashSet::new();
+    let keys = txns.flat_map(|txn| txn.conditions.iter().map(|condition| &condition.key).chain(&txn.otherwise));
+    keys.filter(|key| known.insert(*key)).collect()
+}
+
+/// What etcd's answer to [`look`] says of each transaction; `None` of one that does not lose, and may be tried again.
+pub(super) fn losers<'a>(
     prefix: &Prefix,
-    txns: impl ExactSizeIterator<Item = &'a Txn>,
+    txns: impl Iterator<Item = &'a Txn> + Clone,
     answer: PbTxnResponse,
 ) -> Result<Vec<Option<Commit>>, StoreError> {
-    if answer.succeeded {
-        let revision = revision(answer.header.map_or(0, |header| header.revision));
-        return Ok(txns.map(|_| Some(Commit::Done(revision))).collect());
+    let mut entries: HashMap<&Key, Option<Entry>> = HashMap::new();
+    let mut read = pairs(answer);
+    for key in looked_at(txns.clone()) {
+        entries.insert(key, read.next().ok_or_else(unreadable)?.map(|pair| prefix.entry(pair?)).transpose()?);
     }
-    let alone = txns.len() == 1;
-    let mut reads = answer.responses.into_iter().map(|read| match read.response {
-        Some(PbTxnOpResponse::ResponseRange(read)) => Ok(read.kvs.into_iter().next()),
-        _ => Err(unreadable()),
-    });
-    let mut next = || -> Result<Option<PbKeyValue>, StoreError> { reads.next().unwrap_or_else(|| Err(unreadable())) };
-    let mut answers = Vec::with_capacity(txns.len());
-    for txn in txns {
-        let mut lost = alone;
-        for condition in txn.conditions.iter().filter(|_| !alone) {
-            let modified = next()?.map_or(0, |pair| revision(pair.mod_revision));
-            lost |= modified != condition.modified;
-        }
-        let mut entries = Vec::with_capacity(txn.otherwise.len());
-        for _ in &txn.otherwise {
-            let pair = next()?;
-            if lost {
-                entries.push(pair.map(|pair| prefix.entry(pair)).transpose()?);
-            }
-        }
-        answers.push(lost.then_some(Commit::Conflict(entries)));
-    }
-    Ok(answers)
+    let modified = |key: &Key| entries.get(key).and_then(Option::as_ref).map_or(0, |entry| entry.modified);
+    let answer = |txn: &Txn| {
+        let is_lost = txn.conditions.iter().any(|condition| modified(&condition.key) != condition.modified);
+        is_lost.then(|| Commit::Conflict(txn.otherwise.iter().map(|key| entries.get(key).cloned().flatten()).collect()))
+    };
+    Ok(txns.map(answer).collect())
+}
+
+/// The pairs that were read; `None` for a key that is not there.
+fn pairs(answer: PbTxnResponse) -> impl Iterator<Item = Option<Result<PbKeyValue, StoreError>>> {
+    answer.responses.into_iter().map(|read| match read.response {
+        Some(PbTxnOpResponse::ResponseRange(read)) => read.kvs.into_iter().next().map(Ok),
+        _ => Some(Err(unreadable())),
+    })
 }
 
 fn unreadable() -> StoreError {
@@ -179,11 +210,17 @@ mod tests {
         let many: Vec<_> = (0..30)
             .map(|n| (0..4).fold(Txn::new().absent(key(&format!("c{n}"))), |txn, m| txn.put(key(&format!("k{n}/{m}")), "x")))
             .collect();
-        assert_eq!(groups(&many).iter().map(Vec::len).collect::<Vec<_>>(), [25, 5]);
+        assert_eq!(groups(&many).iter().map(Vec::len).collect::<Vec<_>>(), [30]);
+        let many: Vec<_> = (0..35).map(|n| (0..4).fold(Txn::new(), |txn, m| txn.put(key(&format!("k{n}/{m}")), "x"))).collect();
+        assert_eq!(groups(&many).iter().map(Vec::len).collect::<Vec<_>>(), [32, 3]);
         let large: Vec<_> = (0..20).map(|n| Txn::new().put(key(&format!("k{n}")), vec![0; 64 * 1024])).collect();
         assert_eq!(groups(&large).iter().map(Vec::len).collect::<Vec<_>>(), [8, 8, 4]);
-        let reads: Vec<_> =
-            (0..5).map(|n| (0..40).fold(Txn::new().put(key(&format!("k{n}")), "x"), |txn, _| txn.or_read(key("r")))).collect();
+        let reads: Vec<_> = (0..5)
+            .map(|n| (0..60).fold(Txn::new().put(key(&format!("k{n}")), "x"), |txn, m| txn.or_read(key(&format!("r{n}/{m}")))))
+            .collect();
         assert_eq!(groups(&reads).iter().map(Vec::len).collect::<Vec<_>>(), [2, 2, 1]);
+        let same: Vec<_> =
+            (0..50).map(|n| Txn::new().put(key(&format!("k{n}")), "x").absent(key("r")).or_read(key("r"))).collect();
+        assert_eq!(groups(&same).iter().map(Vec::len).collect::<Vec<_>>(), [50], "what several look at is looked at once");
     }
 }

@@ -1,17 +1,25 @@
-//! A line of requests for etcd, and the few runners that take them from it in groups: one that comes while a runner is idle goes out at once
-//! and alone; what comes while all of them wait for etcd becomes the next groups. So nobody waits for company, and under load the cost of a
-//! call is shared by many.
+//! A line of requests for etcd, and the few runners that take them from it in groups: one that comes while nothing is under way goes out at
+//! once and alone; what comes while all runners wait for etcd becomes the next groups. So nobody waits for company that may not come, and
+//! under load the cost of a call is shared by many.
 
 use std::collections::VecDeque;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use tokio::sync::Notify;
 use tokio_util::task::AbortOnDropHandle;
 
+/// How often a runner steps back for tasks that can go on already, before it takes a group while another is under way. Those who got their
+/// answers together come back together, and the first of them must not go alone: etcd's cost is mostly one of calls. Of 0, 5, 30 and 90, 5
+/// and more did the same in tests/benches/etcd (0.62 of bare puts; 0.57 with 0).
+const STEPS_BACK: usize = 5;
+
 /// What the runners and the callers share.
 struct Shared<T> {
     waiting: Mutex<VecDeque<T>>,
     came: Notify,
+    /// Groups under way.
+    sent: AtomicUsize,
 }
 
 impl<T> Shared<T> {
@@ -33,7 +41,7 @@ impl<T: Send + 'static> Line<T> {
         S: Fn(Vec<T>) -> F + Clone + Send + 'static,
         F: Future<Output = ()> + Send + 'static,
     {
-        let shared = Arc::new(Shared { waiting: Mutex::default(), came: Notify::new() });
+        let shared = Arc::new(Shared { waiting: Mutex::default(), came: Notify::new(), sent: AtomicUsize::new(0) });
         let runner = |_| AbortOnDropHandle::new(tokio::spawn(run(Arc::clone(&shared), take, send.clone())));
         let runners = (0..runners).map(runner).collect();
         Self { shared, _runners: runners }
@@ -52,6 +60,11 @@ where
     F: Future<Output = ()>,
 {
     loop {
+        if shared.sent.load(Ordering::Relaxed) > 0 {
+            for _ in 0..STEPS_BACK {
+                tokio::task::yield_now().await;
+            }
+        }
         let (group, is_more) = {
             let mut waiting = shared.lock();
             (take(&mut waiting), !waiting.is_empty())
@@ -63,7 +76,9 @@ where
         if group.is_empty() {
             shared.came.notified().await;
         } else {
+            shared.sent.fetch_add(1, Ordering::Relaxed);
             send(group).await;
+            shared.sent.fetch_sub(1, Ordering::Relaxed);
         }
     }
 }

@@ -41,7 +41,7 @@ fn a_hundred_megabytes_come_through_rotation() {
     let site = Site::new(&cluster);
     let daemon = site.start();
     let id = site.run(&sh(
-        // With pauses: the kubelet keeps five files of 10 MiB, and what it removes before anyone could read it is a gap, rightly.
+        // With pauses, so that the kubelet, which looks at sizes every ten seconds, rotates more than once.
         "for i in 1 2 3 4 5 6 7 8 9 10; do \
          yes 0123456789012345678901234567890123456789012345678901234567890123456789012345678 | head -n 125000; sleep 2; done",
     ));
