@@ -141,6 +141,7 @@ impl Workload {
             file: format!("{}.yaml", job.name),
             line: 1,
             changed_in: 0,
+            inherited: Vec::new(),
         });
         let stays = |name: &str| jobs.iter().any(|job| job.name.as_str() == name);
         let header = v1::ApplyHeader {

@@ -47,6 +47,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
             file: job.file.clone(),
             line: job.line,
             changed_in: 1,
+            inherited: Vec::new(),
         });
         let start = Instant::now();
         let manifest = Manifest::build(entries)?;

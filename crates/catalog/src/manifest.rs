@@ -27,6 +27,20 @@ pub struct Entry {
     pub line: u32,
     /// The revision in which the definition last changed.
     pub changed_in: Revision,
+    /// The parts of the definition that come from elsewhere than its own file.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub inherited: Vec<Inherited>,
+}
+
+/// A part of a definition that the job's own file does not say: `octavius.yaml` or a `_defaults.yaml` does.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Inherited {
+    /// JSON pointer into the definition: `/resources/cpu`.
+    pub field: String,
+    /// The file that says it, as [`Entry::file`] is written.
+    pub file: String,
+    /// The line there, counted from 1.
+    pub line: u32,
 }
 
 /// Why stored bytes are not a manifest, or a change cannot be made.
@@ -372,7 +386,14 @@ mod tests {
     use proptest::prelude::*;
 
     fn entry(name: &str, content: u8) -> Entry {
-        Entry { name: JobName::new(name).unwrap(), digest: Digest::of(&[content]), file: "a.yaml".into(), line: 1, changed_in: 1 }
+        Entry {
+            name: JobName::new(name).unwrap(),
+            digest: Digest::of(&[content]),
+            file: "a.yaml".into(),
+            line: 1,
+            changed_in: 1,
+            inherited: Vec::new(),
+        }
     }
 
     #[test]

@@ -174,6 +174,7 @@ pub async fn observe(session: &Session, catalog: &CatalogName, desired: &[Loaded
         file: job.file.clone(),
         line: job.line,
         changed_in: 0,
+        inherited: Vec::new(),
     });
     let ours = Manifest::build(entries).map_err(|error| Failure::new(Exit::Usage, error))?;
     let theirs = &head.bucket_digests;
@@ -254,6 +255,7 @@ fn messages(plan: &Plan, controller_id: String, provenance: Option<&Provenance>)
             author: from.author.split(" <").next().unwrap_or_default().to_owned(),
         }),
         controller_id,
+        ..Default::default()
     };
     let mut bodies: BTreeMap<Digest, Vec<u8>> = BTreeMap::new();
     for change in &plan.changes {
@@ -268,6 +270,7 @@ fn messages(plan: &Plan, controller_id: String, provenance: Option<&Provenance>)
                     file: change.file.clone(),
                     line: change.line,
                     changed_in: 0,
+                    inherited: Vec::new(),
                 });
                 bodies.insert(digest, json);
             }
@@ -323,7 +326,7 @@ pub async fn apply(
 /// and nothing that it removes, and changed just as much. From one parent that leads to one catalogue, whoever did it.
 async fn made_by(session: &Session, plan: &Plan) -> Outcome<Option<v1::Revision>> {
     let (catalog, parent) = (&plan.catalog, plan.parent_revision);
-    let request = v1::ListRevisionsRequest { catalog: catalog.to_string(), limit: 1, before: parent + 2 };
+    let request = v1::ListRevisionsRequest { catalog: catalog.to_string(), limit: 1, before: parent + 2, job: String::new() };
     let found = session.call(async |to| to.catalog().list_revisions(request.clone()).await).await?.revisions;
     let follows = |revision: &v1::Revision| revision.number == parent + 1 && revision.parent == parent;
     let Some(revision) = found.into_iter().find(follows) else { return Ok(None) };

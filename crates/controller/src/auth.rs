@@ -22,6 +22,7 @@ pub(crate) const TABLE: &[(&str, Permission)] = &[
     ("/octavius.v1.CatalogService/GetBuckets", Permission::Apply),
     ("/octavius.v1.CatalogService/GetDefinitions", Permission::Apply),
     ("/octavius.v1.CatalogService/Apply", Permission::Apply),
+    ("/octavius.v1.CatalogService/SetFrozen", Permission::Apply),
     ("/octavius.v1.CatalogService/ListRevisions", Permission::ReadCatalog),
     ("/octavius.v1.CatalogService/ListJobs", Permission::ReadCatalog),
     ("/octavius.v1.CatalogService/GetJob", Permission::ReadCatalog),

@@ -5,14 +5,14 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use octavius_catalog::manifest::Entry as ManifestEntry;
+use octavius_catalog::manifest::{Entry as ManifestEntry, Inherited};
 use octavius_core::check::{self, Severity};
 use octavius_core::limit::{CATALOG_BYTES, CATALOG_JOBS, JOB_FILE_BYTES};
 use octavius_core::{CatalogName, Digest, JobDefinition, Principal};
 use octavius_proto::v1::catalog_service_server::CatalogService;
 use octavius_proto::v1::{self, apply_request::Part};
 use octavius_proto::{Fault, InvalidField, reason, to_timestamp};
-use octavius_store::record::RevisionRecord;
+use octavius_store::record::{FrozenRecord, RevisionRecord};
 use octavius_store::{Range, Store, codec, key};
 use prost::Message as _;
 use tokio_util::sync::CancellationToken;
@@ -106,6 +106,9 @@ impl CatalogRpcs {
             definitions,
             provenance: provenance(header.provenance.unwrap_or_default()),
             by: principal.user.clone(),
+            plan_id: header.plan_id,
+            rollback_to: header.rollback_to,
+            freeze: header.freeze,
         })
     }
 
@@ -183,6 +186,11 @@ fn entry(wire: v1::ManifestEntry) -> Result<ManifestEntry, Fault> {
         file: wire.file,
         line: wire.line,
         changed_in: 0,
+        inherited: wire
+            .inherited
+            .into_iter()
+            .map(|v1::InheritedField { field, file, line }| Inherited { field, file, line })
+            .collect(),
     })
 }
 
@@ -200,7 +208,16 @@ fn to_entry(entry: &ManifestEntry) -> v1::ManifestEntry {
         file: entry.file.clone(),
         line: entry.line,
         changed_in: entry.changed_in,
+        inherited: entry.inherited.iter().map(to_inherited).collect(),
     }
+}
+
+fn to_inherited(inherited: &Inherited) -> v1::InheritedField {
+    v1::InheritedField { field: inherited.field.clone(), file: inherited.file.clone(), line: inherited.line }
+}
+
+fn to_frozen(frozen: &FrozenRecord) -> v1::Frozen {
+    v1::Frozen { by: frozen.by.clone(), at: Some(to_timestamp(frozen.at)) }
 }
 
 fn to_revision(catalog: &CatalogName, record: &RevisionRecord) -> v1::Revision {
@@ -223,6 +240,8 @@ fn to_revision(catalog: &CatalogName, record: &RevisionRecord) -> v1::Revision {
             removed: record.removed,
             unchanged: record.unchanged,
         }),
+        rollback_to: record.rollback_to,
+        plan_id: record.plan_id.clone(),
     }
 }
 
@@ -298,6 +317,15 @@ impl CatalogService for CatalogRpcs {
         let record = self.catalogs.apply(&wanted).await?;
         tracing::info!(catalog = %name, revision = record.number, by = record.applied_by, "applied");
         Ok(Response::new(v1::ApplyResponse { revision: Some(to_revision(&name, &record)) }))
+    }
+
+    async fn set_frozen(&self, request: Request<v1::SetFrozenRequest>) -> Result<Response<v1::SetFrozenResponse>, Status> {
+        let principal = auth::principal(&request)?;
+        let request = request.into_inner();
+        let name = catalog_name(&request.catalog)?;
+        let frozen = self.catalogs.set_frozen(&name, request.frozen.then_some(&principal.user)).await?;
+        tracing::info!(catalog = %name, by = principal.user, frozen = request.frozen, "frozen or thawed");
+        Ok(Response::new(v1::SetFrozenResponse { frozen: frozen.as_ref().map(to_frozen) }))
     }
 
     async fn list_revisions(

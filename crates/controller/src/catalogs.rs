@@ -7,7 +7,7 @@ use bytes::Bytes;
 use octavius_catalog::manifest::{self, Bucket, Entry as ManifestEntry, Root};
 use octavius_core::{CatalogName, Digest, JobDefinition, JobName, Principal, Timestamp, nearest};
 use octavius_proto::{Fault, reason, v1};
-use octavius_store::record::{HeadRecord, RevisionRecord};
+use octavius_store::record::{FrozenRecord, HeadRecord, RevisionRecord};
 use octavius_store::{Commit, Entry, Event, Key, Revision, Store, StoreError, Txn, blob, codec, key};
 use tonic::Code;
 
@@ -91,6 +91,12 @@ pub(crate) struct Wanted {
     pub(crate) definitions: HashMap<Digest, Bytes>,
     pub(crate) provenance: v1::Provenance,
     pub(crate) by: String,
+    /// The plan that this carries out; empty for none.
+    pub(crate) plan_id: String,
+    /// The revision that this brings back; 0 for none.
+    pub(crate) rollback_to: u64,
+    /// Whether the catalogue is frozen with it.
+    pub(crate) freeze: bool,
 }
 
 /// Catalogues.
@@ -268,6 +274,31 @@ impl Catalogs {
         Err(fault::no_job(name, suggestion.as_deref()))
     }
 
+    /// Freezes a catalogue, or thaws it where nobody is named. One that is frozen already stays as it is.
+    pub(crate) async fn set_frozen(&self, catalog: &CatalogName, by: Option<&String>) -> Result<Option<FrozenRecord>, Fault> {
+        let head_key = key::catalog_head(catalog);
+        for _ in 0..MAX_TRIES {
+            let Some(entry) = self.store.get(&head_key).await.map_err(fault::from_store)? else {
+                return Err(fault::no_catalog(catalog));
+            };
+            let mut head: HeadRecord = codec::decode(&entry).map_err(fault::from_store)?;
+            if head.frozen.is_some() == by.is_some() {
+                return Ok(head.frozen);
+            }
+            head.frozen = by.map(|by| FrozenRecord { by: by.clone(), at: Timestamp::now() });
+            let value = codec::encode(&head);
+            match self.store.commit(Txn::new().unchanged(&entry).put(head_key.clone(), value.clone())).await {
+                Ok(Commit::Done(modified)) => {
+                    self.heads().note(Entry { key: head_key, value, created: entry.created, modified });
+                    return Ok(head.frozen);
+                }
+                Ok(Commit::Conflict(_)) | Err(StoreError::Unknown(_)) => {}
+                Err(error) => return Err(fault::from_store(error)),
+            }
+        }
+        Err(Fault::new(Code::Unavailable, reason::STORE_UNAVAILABLE, "the catalogues change too quickly, try again"))
+    }
+
     /// Makes a new revision, all or nothing.
     pub(crate) async fn apply(&self, wanted: &Wanted) -> Result<RevisionRecord, Fault> {
         // The same in every try, so that a revision that is found there tells whether one of them made it.
@@ -303,6 +334,12 @@ impl Catalogs {
                 format!("catalogue {} is at revision {head}, the plan was made against {}", wanted.catalog, wanted.parent);
             return Err(Fault::new(Code::Aborted, reason::HEAD_MOVED, message).with("head", head));
         }
+        let known = base.and_then(|base| base.head.frozen.clone());
+        if let Some(frozen) = known.as_ref().filter(|_| wanted.rollback_to == 0) {
+            let message = format!("catalogue {} is frozen since {}, by {}", wanted.catalog, frozen.at, frozen.by);
+            return Err(Fault::new(Code::FailedPrecondition, reason::FROZEN, message).with("by", &frozen.by));
+        }
+        let frozen = known.or_else(|| wanted.freeze.then(|| FrozenRecord { by: wanted.by.clone(), at: applied_at }));
         let number = head + 1;
         let empty = (Root::default(), BTreeMap::new());
         let (root, buckets) = base.map_or((&empty.0, &empty.1), |base| (&base.root, &base.buckets));
@@ -341,6 +378,8 @@ impl Catalogs {
             changed,
             removed: u32::try_from(removed).unwrap_or(u32::MAX),
             unchanged: changes.root.jobs().saturating_sub(added + changed),
+            rollback_to: wanted.rollback_to,
+            plan_id: wanted.plan_id.clone(),
         };
         let blobs = changes.blobs().map(|(digest, bytes)| (digest, Bytes::from(bytes)));
         // Only what the revision names: a blob that nothing names would take room for a day, until it is swept.
@@ -350,7 +389,7 @@ impl Catalogs {
         blob::put_all(&*self.store, blobs).await.map_err(fault::from_store)?;
 
         let head_key = key::catalog_head(&wanted.catalog);
-        let head_value = codec::encode(&HeadRecord { revision: number, manifest: record.manifest });
+        let head_value = codec::encode(&HeadRecord { revision: number, manifest: record.manifest, frozen });
         let revision_key = key::catalog_revision(&wanted.catalog, number);
         let mut txn = Txn::new()
             .when(head_key.clone(), base.map_or(0, |base| base.head_modified))

@@ -91,6 +91,11 @@ pub(crate) fn no_job(name: &str, nearest: Option<&str>) -> Fault {
     fault
 }
 
+/// What a caller is told of a catalogue that was never applied.
+pub(crate) fn no_catalog(name: &octavius_core::CatalogName) -> Fault {
+    Fault::new(Code::NotFound, reason::NOT_FOUND, format!("no catalogue {name}"))
+}
+
 /// What a caller is told who may not.
 pub(crate) fn not_permitted(message: impl Into<String>) -> Fault {
     Fault::new(Code::PermissionDenied, reason::NOT_PERMITTED, message)

@@ -116,6 +116,7 @@ impl Scheduler {
             arguments: arguments.into_iter().collect(),
             timeout: Some(to_duration(execution.timeout)),
             user: execution.user.clone(),
+            origin: None,
         };
         octavius_failpoint::reach(&octavius_failpoint::ASSIGN);
         if !self.fleet.tell(executor, Say::Assignment(assignment)) {

@@ -31,6 +31,10 @@ pub mod reason {
     pub const KEY_REUSED: &str = "KEY_REUSED";
     /// Head has moved since the plan was made; metadata `head` names it.
     pub const HEAD_MOVED: &str = "HEAD_MOVED";
+    /// The catalogue is frozen; `by` names who froze it.
+    pub const FROZEN: &str = "FROZEN";
+    /// A job that is to go is protected: it has to be applied without `protect` first. `job` names it.
+    pub const PROTECTED: &str = "PROTECTED";
     /// The plan was made against another controller.
     pub const OTHER_CONTROLLER: &str = "OTHER_CONTROLLER";
     /// A job name is owned by another catalogue; metadata `job` and `catalog`.

@@ -18,6 +18,18 @@ pub struct HeadRecord {
     pub revision: u64,
     /// SHA-256 of its manifest's root.
     pub manifest: Digest,
+    /// Who froze the catalogue, and when: only rollbacks move its head then.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub frozen: Option<FrozenRecord>,
+}
+
+/// That a catalogue is frozen.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FrozenRecord {
+    /// Who froze it.
+    pub by: String,
+    /// When, by the controller's clock.
+    pub at: Timestamp,
 }
 
 /// A revision of a catalogue, under [`crate::key::catalog_revision`].
@@ -53,6 +65,17 @@ pub struct RevisionRecord {
     pub removed: u32,
     /// Jobs that stayed.
     pub unchanged: u32,
+    /// The revision that it brought back; 0 where it is no rollback.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub rollback_to: u64,
+    /// The id of the plan that it carried out; empty where that was made and applied in one go.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub plan_id: String,
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde hands over a reference")]
+const fn is_zero(number: &u64) -> bool {
+    *number == 0
 }
 
 /// That an execution waits, under [`crate::key::queued`].

@@ -266,7 +266,14 @@ fn definition() -> impl Strategy<Value = JobDefinition> {
 }
 
 fn entry(job: &LoadedJob) -> manifest::Entry {
-    manifest::Entry { name: job.name().clone(), digest: job.digest, file: job.file.clone(), line: job.line, changed_in: 42 }
+    manifest::Entry {
+        name: job.name().clone(),
+        digest: job.digest,
+        file: job.file.clone(),
+        line: job.line,
+        changed_in: 42,
+        inherited: Vec::new(),
+    }
 }
 
 proptest! {

@@ -45,7 +45,7 @@ fn name_of(path: &Path) -> Outcome<String> {
 pub async fn run(context: &Context, args: &HistoryArgs) -> Outcome {
     let catalog = args.catalog_name.clone().map_or_else(|| name_of(&args.path), Ok)?;
     let session = Session::open(context).await?;
-    let request = v1::ListRevisionsRequest { catalog, limit: args.limit, before: 0 };
+    let request = v1::ListRevisionsRequest { catalog, limit: args.limit, before: 0, job: String::new() };
     let revisions = session.call(async |to| to.catalog().list_revisions(request.clone()).await).await?.revisions;
     if args.output.structured(&context.shell, || json!({ "revisions": revisions.iter().map(to_json).collect::<Vec<_>>() }))? {
         return Ok(Exit::Done);

@@ -54,7 +54,12 @@ async fn commit_of(session: &Session, execution: &v1::Execution) -> String {
     if execution.revision == 0 {
         return String::new();
     }
-    let request = v1::ListRevisionsRequest { catalog: execution.catalog.clone(), limit: 1, before: execution.revision + 1 };
+    let request = v1::ListRevisionsRequest {
+        catalog: execution.catalog.clone(),
+        limit: 1,
+        before: execution.revision + 1,
+        job: String::new(),
+    };
     let revisions = session.call(async |to| to.catalog().list_revisions(request.clone()).await).await;
     let revisions = revisions.map(|found| found.revisions).unwrap_or_default();
     let pinned = revisions.into_iter().find(|revision| revision.number == execution.revision);

@@ -78,7 +78,7 @@ async fn what_was_applied_is_what_is_read_back() {
     let job = admin.catalog().get_job(v1::GetJobRequest { name: "B".into() }).await.unwrap().into_inner();
     assert_eq!((job.definition.unwrap(), job.changed_in.unwrap().number, job.head), (definition(changed), 2, 3));
 
-    let page = |before| v1::ListRevisionsRequest { catalog: "c".into(), limit: 2, before };
+    let page = |before| v1::ListRevisionsRequest { catalog: "c".into(), limit: 2, before, job: String::new() };
     let newest = admin.catalog().list_revisions(page(0)).await.unwrap().into_inner().revisions;
     assert_eq!(newest.iter().map(|revision| revision.number).collect::<Vec<_>>(), [3, 2]);
     let older = admin.catalog().list_revisions(page(2)).await.unwrap().into_inner().revisions;
@@ -196,7 +196,7 @@ async fn of_fifty_appliers_at_once_one_wins_each_round_and_every_other_is_told()
     assert_eq!(numbers, (1..=50).collect(), "each apply is a revision of its own");
     assert!(won.iter().any(|(_, lost)| *lost > 0), "nobody raced");
     assert_eq!(names(&admin).await.len(), 50, "nobody's job was overwritten");
-    let list = v1::ListRevisionsRequest { catalog: "c".into(), limit: 0, before: 0 };
+    let list = v1::ListRevisionsRequest { catalog: "c".into(), limit: 0, before: 0, job: String::new() };
     let chain = admin.catalog().list_revisions(list).await.unwrap().into_inner().revisions;
     assert!(chain.iter().all(|revision| revision.parent + 1 == revision.number), "one chain");
 }

@@ -149,7 +149,7 @@ async fn missing_fields_unknown_numbers_and_ids_that_are_none_are_named() {
     named(admin.catalog().get_definitions(short).await.unwrap_err(), "digests");
     let missing = v1::GetBucketsRequest { catalog: "c".into(), revision: u64::MAX, buckets: vec![] };
     assert_eq!(told(&admin.catalog().get_buckets(missing).await.unwrap_err()).reason, reason::NOT_FOUND);
-    let revisions = v1::ListRevisionsRequest { catalog: "c".into(), limit: u32::MAX, before: u64::MAX };
+    let revisions = v1::ListRevisionsRequest { catalog: "c".into(), limit: u32::MAX, before: u64::MAX, job: String::new() };
     assert_eq!(admin.catalog().list_revisions(revisions).await.unwrap().into_inner().revisions, []);
 }
 

@@ -224,6 +224,7 @@ pub(crate) fn entry(json: &str) -> v1::ManifestEntry {
         file,
         line: 1,
         changed_in: 0,
+        inherited: Vec::new(),
     }
 }
 

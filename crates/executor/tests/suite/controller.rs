@@ -405,6 +405,7 @@ impl Controller {
             arguments: arguments.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect(),
             timeout: Some(to_duration(timeout)),
             user: "ann".to_owned(),
+            origin: None,
         };
         let record = Record { nonce: assignment.nonce, assignment: Some(assignment), ..Record::default() };
         self.world().attempts.insert((id.to_string(), 1), record);
