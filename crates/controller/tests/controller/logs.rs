@@ -18,22 +18,22 @@ const JOB: &str = r#"{"name":"j","command":["true"],"retries":2}"#;
 
 /// What reading a log came to.
 #[derive(Debug, Default, PartialEq, Eq)]
-struct Read {
+pub(crate) struct Read {
     /// Bytes, by attempt.
     attempts: Vec<(u32, Vec<u8>)>,
     /// Gaps: attempt, offset, size.
-    gaps: Vec<(u32, u64, u64)>,
-    end: Option<v1::LogEnd>,
+    pub(crate) gaps: Vec<(u32, u64, u64)>,
+    pub(crate) end: Option<v1::LogEnd>,
 }
 
 impl Read {
-    fn only(&self) -> &[u8] {
+    pub(crate) fn only(&self) -> &[u8] {
         assert!(self.attempts.len() <= 1, "one attempt was asked for");
         self.attempts.first().map(|(_, bytes)| bytes.as_slice()).unwrap_or_default()
     }
 }
 
-async fn read(connection: &Connection, request: v1::ReadLogRequest) -> Result<Read, Fault> {
+pub(crate) async fn read(connection: &Connection, request: v1::ReadLogRequest) -> Result<Read, Fault> {
     let mut next = request.offset;
     let mut read = Read::default();
     let mut stream = connection.logs().read_log(request).await.map_err(|status| told(&status))?.into_inner();
@@ -62,7 +62,7 @@ async fn read(connection: &Connection, request: v1::ReadLogRequest) -> Result<Re
     Ok(read)
 }
 
-fn whole(id: &str) -> v1::ReadLogRequest {
+pub(crate) fn whole(id: &str) -> v1::ReadLogRequest {
     v1::ReadLogRequest { id: id.to_owned(), ..Default::default() }
 }
 

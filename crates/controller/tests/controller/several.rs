@@ -12,7 +12,7 @@ use octavius_store::{Commit, Txn, codec, key};
 use tonic::Code;
 
 use crate::fake::{Fake, Session, finished, held, hello, labelled};
-use crate::harness::{House, apply, cancel, connect, digest, eventually, execute, get, head, header, reaches, soon, timing};
+use crate::harness::{Dice, House, apply, cancel, connect, digest, eventually, execute, get, head, header, reaches, soon, timing};
 
 const JOB: &str = r#"{"name":"j","command":["true"]}"#;
 
@@ -319,4 +319,56 @@ async fn no_executor_ends_what_is_not_for_it_by_saying_that_it_holds_it() {
     let mut session = fake.session(v1::Hello { held: vec![claims], ..hello(1) }).await.unwrap();
     assert_eq!(session.stop().await.cause(), StopCause::Unknown);
     assert_eq!(get(&house.admin().await, &id).await.state(), S::Queued);
+}
+
+/// A network that delivers late, twice and in any order, through two controllers: the log is what the offsets say, whatever came first.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn pieces_of_a_log_that_come_twice_in_any_order_through_two_controllers_are_there_once() {
+    let mut dice = Dice::thrown();
+    let house = House::open().await;
+    let neighbour = house.neighbour().await;
+    house.apply(&[JOB]).await;
+    let token = house.register("e").await;
+    let fake = Fake { connection: connect(house.address, Some(&token)).await };
+    let elsewhere = Fake { connection: connect(neighbour.address(), Some(&token)).await };
+    let mut session = fake.session(hello(1)).await.unwrap();
+    house.execute("j").await;
+    let claim = session.assignment().await;
+    fake.begins(&claim).await;
+
+    let log: Vec<u8> = (0..6000_u32).flat_map(u32::to_le_bytes).collect();
+    let mut pieces = Vec::new();
+    for _ in 0..120 {
+        let from = dice.below(log.len());
+        pieces.push(from..(from + 1 + dice.below(4000)).min(log.len()));
+    }
+    let mut end = 0_usize;
+    while end < log.len() {
+        // Now and then one that goes on where the log ends.
+        let piece = if dice.below(3) == 0 { end..(end + 3000).min(log.len()) } else { pieces[dice.below(pieces.len())].clone() };
+        let (offset, data) = (piece.start as u64, &log[piece.clone()]);
+        let both = [fake.append(&claim, offset, data), elsewhere.append(&claim, offset, data)];
+        for answer in futures::future::join_all(both).await {
+            let next = match answer {
+                Ok(next) => next,
+                Err(fault) => {
+                    assert_eq!((fault.code, fault.reason.as_str()), (Code::OutOfRange, reason::LOG_GAP), "{fault:?}");
+                    fault.fact("next_offset").unwrap().parse().unwrap()
+                }
+            };
+            end = end.max(usize::try_from(next).unwrap());
+            assert!(end <= log.len());
+        }
+    }
+    for executor in [&elsewhere, &fake] {
+        assert_eq!(executor.finishes(&claim, S::Succeeded, &log).await, Ok(Verdict::Accepted));
+    }
+    let late = fake.append(&claim, 0, &log[..100]).await;
+    assert!(late == Ok(log.len() as u64) || late.as_ref().is_err_and(|fault| fault.reason == reason::LOG_SEALED), "{late:?}");
+    for connection in [house.admin().await, connect(neighbour.address(), Some(&house.token)).await] {
+        let read = crate::logs::read(&connection, crate::logs::whole(&claim.id)).await.unwrap();
+        assert!(read.only() == log, "another log");
+        assert!(read.gaps.is_empty() && read.end.as_ref().is_some_and(|end| end.sealed && !end.damaged), "{:?}", read.end);
+    }
+    neighbour.stop().await;
 }
