@@ -4,6 +4,8 @@
 //! that tells how many there are. Whoever writes a blob writes its header last, so where a header is, the blob is whole. Writing what is
 //! already there does no harm: the bytes are the same.
 
+use std::collections::HashSet;
+
 use bytes::{BufMut as _, Bytes, BytesMut};
 use octavius_core::Digest;
 use octavius_core::limit::STORED_VALUE_BYTES;
@@ -24,6 +26,9 @@ const WHOLE_BYTES: usize = STORED_VALUE_BYTES - 1;
 /// A chunk is a little smaller than a value may be: with its key and what a backend adds, it then fits a page of 64 KiB instead of
 /// taking half of the next size.
 const CHUNK_BYTES: usize = STORED_VALUE_BYTES - 512;
+
+/// Transactions of many blobs that are on their way at once: the store writes one while the next is made ready.
+const AT_ONCE: usize = 4;
 
 /// A blob's digest, and the keys and values that store it. Write them in this order, or all at once.
 #[must_use]
@@ -51,33 +56,55 @@ fn values(digest: &Digest, bytes: &Bytes) -> Vec<(Key, Bytes)> {
     values
 }
 
-/// Writes blobs under the digests that the caller has computed, as few transactions as possible, one after the other. Where it fails,
-/// some may be written; repeating it is safe.
+/// Writes blobs under the digests that the caller has computed, in as few transactions as possible, [`AT_ONCE`] of them at a time. Where it
+/// fails, some may be written; repeating it is safe.
 ///
 /// # Errors
 /// Where the store does not answer or is full.
 pub async fn put_all(store: &dyn Store, blobs: impl IntoIterator<Item = (Digest, Bytes)>) -> Result<(), StoreError> {
-    let mut txn = Txn::new();
-    let mut bytes = 0;
-    for (digest, blob) in blobs {
-        for (key, value) in values(&digest, &blob) {
-            if txn.changes.len() == Txn::MAX_OPERATIONS || bytes + value.len() > Txn::MAX_BYTES {
-                reach(&APPLY_BLOBS);
-                store.commit(std::mem::take(&mut txn)).await?;
-                bytes = 0;
-            }
-            // The same blob given twice would be the same key twice.
-            if !txn.changes.iter().any(|change| *change.key() == key) {
-                bytes += value.len();
-                txn.changes.push(Change::Put(key, value));
-            }
+    // The same blob given twice would be the same key twice.
+    let mut seen = HashSet::new();
+    let mut headers = Vec::new();
+    let rest = blobs.into_iter().filter(|(digest, _)| seen.insert(*digest)).flat_map(|(digest, blob)| {
+        let mut values = values(&digest, &blob);
+        // Transactions that are on their way together land in any order: headers of chunks wait for all chunks.
+        if values.len() > 1 {
+            headers.extend(values.pop());
         }
-    }
-    if !txn.changes.is_empty() {
+        values
+    });
+    put_in_batches(store, rest).await?;
+    put_in_batches(store, headers.into_iter()).await
+}
+
+/// Writes values, each under a key of its own.
+async fn put_in_batches(store: &dyn Store, values: impl Iterator<Item = (Key, Bytes)>) -> Result<(), StoreError> {
+    let mut values = values.peekable();
+    let mut batch = || {
+        let (mut txn, mut bytes) = (Txn::new(), 0);
+        while txn.changes.len() < Txn::MAX_OPERATIONS
+            && let Some((key, value)) = values.next_if(|(_, value)| bytes + value.len() <= Txn::MAX_BYTES)
+        {
+            bytes += value.len();
+            txn.changes.push(Change::Put(key, value));
+        }
+        txn
+    };
+    let commit = async |txn: Txn| {
+        if txn.changes.is_empty() {
+            return Ok(());
+        }
         reach(&APPLY_BLOBS);
-        store.commit(txn).await?;
+        store.commit(txn).await.map(drop)
+    };
+    loop {
+        let batches: [Txn; AT_ONCE] = std::array::from_fn(|_| batch());
+        if batches[0].changes.is_empty() {
+            return Ok(());
+        }
+        let [first, second, third, fourth] = batches.map(&commit);
+        tokio::try_join!(first, second, third, fourth)?;
     }
-    Ok(())
 }
 
 /// Reads a blob, and makes sure that it is the one; `None` where it is not there.

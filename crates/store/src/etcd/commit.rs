@@ -9,7 +9,7 @@ use tokio::time::Instant;
 
 use super::connection::{Answer, Cluster, Member};
 use super::failure::Failure;
-use super::group;
+use super::group::{self, Taken};
 use super::keys::Prefix;
 use super::line::Line;
 use crate::api::{Commit, StoreError, Txn};
@@ -56,44 +56,63 @@ struct Runner {
 }
 
 impl Runner {
-    /// Sends a group, and what did not lose in it again, until all have their answers.
-    async fn send(&self, mut group: Vec<Waiting>) {
+    /// Sends a group, and what did not lose in it again, until all have their answers; then its rivals' answers, and those that did not lose.
+    async fn send(&self, Taken { mut group, mut rivals }: Taken<Waiting>) {
         let timeout = self.cluster.timeout;
         let longest_wait = timeout * 3 / 4;
         loop {
             // It has not been made, and would not have its answer in time.
-            for late in group.extract_if(.., |waiting| waiting.since.elapsed() > longest_wait) {
+            let is_late = |waiting: &mut Waiting| waiting.since.elapsed() > longest_wait;
+            for late in group.extract_if(.., is_late).chain(rivals.extract_if(.., is_late)) {
                 late.tell(Err(StoreError::Unavailable(format!("not made within {longest_wait:?}"))));
+            }
+            if group.is_empty() && !rivals.is_empty() {
+                group.push(rivals.remove(0));
             }
             let Some(first) = group.first() else { return };
             // What the one that waits longest has left; where etcd is silent, those who came behind others must not wait for two timeouts.
             let left = timeout.saturating_sub(first.since.elapsed()).max(timeout / 2);
             let answer = self.cluster.write_within(left, |member| call(member, group::request(&self.prefix, txns(&group)))).await;
-            let answers = match (answer, &group[..]) {
-                (Err(failure), _) => return tell_all(group, &failure),
-                (Ok(answer), [waiting]) => group::answer(&self.prefix, &waiting.txn, answer.0).map(|answer| vec![Some(answer)]),
-                (Ok(answer), _) if answer.succeeded() => Ok(vec![Some(group::done(&answer.0)); group.len()]),
-                _ => self.look(&group, left).await,
-            };
-            let answers = match answers {
-                Ok(answers) => answers,
-                Err(error) => return group.into_iter().for_each(|waiting| waiting.tell(Err(error.clone()))),
-            };
-            let mut rest = Vec::new();
-            for (waiting, answer) in group.into_iter().zip(answers) {
-                match answer {
-                    Some(answer) => waiting.tell(Ok(answer)),
-                    None => rest.push(waiting),
+            match answer {
+                Err(failure) => tell_all(std::mem::take(&mut group), &failure),
+                Ok(answer) if answer.succeeded() => {
+                    let done = group::done(&answer.0);
+                    group.drain(..).for_each(|waiting| waiting.tell(Ok(done.clone())));
+                    self.look(&mut group, &mut rivals, left).await;
                 }
+                Ok(answer) => match &group[..] {
+                    [waiting] if rivals.is_empty() => {
+                        let answer = group::answer(&self.prefix, &waiting.txn, answer.0);
+                        return group.into_iter().for_each(|waiting| waiting.tell(answer.clone()));
+                    }
+                    _ => self.look(&mut group, &mut rivals, left).await,
+                },
             }
-            group = rest;
         }
     }
 
-    /// Whose conditions of a group that was not made do not hold.
-    async fn look(&self, group: &[Waiting], within: Duration) -> Result<Vec<Option<Commit>>, StoreError> {
-        let look = self.cluster.read_within(within, |member| call(member, group::look(&self.prefix, txns(group))));
-        group::losers(&self.prefix, txns(group), look.await.map_err(Failure::of_read)?.0)
+    /// Looks whose conditions do not hold, and tells them; the others stay.
+    async fn look(&self, group: &mut Vec<Waiting>, rivals: &mut Vec<Waiting>, within: Duration) {
+        if group.is_empty() && rivals.is_empty() {
+            return;
+        }
+        let both = || txns(group).chain(txns(rivals));
+        let looked = self.cluster.read_within(within, |member| call(member, group::look(&self.prefix, both()))).await;
+        let answers = looked.map_err(Failure::of_read).and_then(|looked| group::losers(&self.prefix, both(), looked.0));
+        let mut answers = match answers {
+            Ok(answers) => answers.into_iter(),
+            Err(error) => {
+                return group.drain(..).chain(rivals.drain(..)).for_each(|waiting| waiting.tell(Err(error.clone())));
+            }
+        };
+        for waiting in [group, rivals] {
+            for (one, answer) in std::mem::take(waiting).into_iter().zip(&mut answers) {
+                match answer {
+                    Some(answer) => one.tell(Ok(answer)),
+                    None => waiting.push(one),
+                }
+            }
+        }
     }
 }
 

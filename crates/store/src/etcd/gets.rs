@@ -52,8 +52,8 @@ impl Gets {
     }
 }
 
-fn take(waiting: &mut VecDeque<Asked>) -> Vec<Asked> {
-    waiting.drain(..waiting.len().min(KEYS)).collect()
+fn take(waiting: &mut VecDeque<Asked>) -> Option<Vec<Asked>> {
+    (!waiting.is_empty()).then(|| waiting.drain(..waiting.len().min(KEYS)).collect())
 }
 
 async fn send(cluster: &Cluster, prefix: &Prefix, mut group: Vec<Asked>) {

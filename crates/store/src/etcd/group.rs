@@ -6,7 +6,7 @@ use etcd_client::proto::{PbKeyValue, PbTxnOpResponse, PbTxnResponse};
 use etcd_client::{Compare, CompareOp, GetOptions, TxnOp};
 
 use super::keys::{Prefix, number, revision};
-use crate::api::{Change, Commit, Entry, Key, Revision, StoreError, Txn};
+use crate::api::{Change, Commit, Condition, Entry, Key, Revision, StoreError, Txn};
 
 /// How many waiting transactions may be passed over, because they do not go with the group, before the search for more ends.
 const PASSED_OVER: usize = 64;
@@ -51,10 +51,21 @@ impl Shape {
         for condition in &txn.conditions {
             self.conditions.insert((condition.key.clone(), condition.modified));
             self.asked.insert(condition.key.clone());
-            self.read.insert(condition.key.clone());
         }
-        self.read.extend(txn.otherwise.iter().cloned());
+        self.look_at(txn);
         self.puts = puts(txn);
+    }
+
+    /// Whether `txn` loses where the group is made, and there is room to look at what it asks for then.
+    fn beats(&self, txn: &Txn) -> bool {
+        let replaced = |condition: &Condition| {
+            self.written.contains(&condition.key) && self.conditions.contains(&(condition.key.clone(), condition.modified))
+        };
+        self.read.len() + txn.conditions.len() + txn.otherwise.len() <= OPERATIONS && txn.conditions.iter().any(replaced)
+    }
+
+    fn look_at(&mut self, txn: &Txn) {
+        self.read.extend(txn.conditions.iter().map(|condition| condition.key.clone()).chain(txn.otherwise.iter().cloned()));
     }
 
     fn is_full(&self) -> bool {
@@ -62,20 +73,32 @@ impl Shape {
     }
 }
 
+/// Transactions that go to etcd together.
+pub(super) struct Taken<T> {
+    /// Those that are made as one.
+    pub(super) group: Vec<T>,
+    /// Those that ask for the same version of a key that one of the group replaces: where the group is made, they lose, and one look at what
+    /// is there then answers all of them. Fifty applies of one catalogue are one write and one read, not fifty writes one after the other.
+    pub(super) rivals: Vec<T>,
+}
+
 fn puts(txn: &Txn) -> bool {
     txn.changes.iter().any(|change| matches!(change, Change::Put(..)))
 }
 
-/// Takes the transaction that has waited longest, and those that can go with it. The others keep their order.
-pub(super) fn take<T>(waiting: &mut VecDeque<T>, txn_of: impl Fn(&T) -> &Txn) -> Vec<T> {
+/// Takes the transaction that has waited longest, and those that can go with it; `None` where none waits. The others keep their order.
+pub(super) fn take<T>(waiting: &mut VecDeque<T>, txn_of: impl Fn(&T) -> &Txn) -> Option<Taken<T>> {
     let mut shape = Shape::default();
-    let mut group = Vec::new();
+    let (mut group, mut rivals) = (Vec::new(), Vec::new());
     let mut passed_over = Vec::new();
     while let Some(next) = waiting.pop_front() {
         let txn = txn_of(&next);
         if group.is_empty() || shape.takes(txn) {
             shape.add(txn);
             group.push(next);
+        } else if shape.beats(txn) {
+            shape.look_at(txn);
+            rivals.push(next);
         } else {
             passed_over.push(next);
         }
@@ -86,7 +109,7 @@ pub(super) fn take<T>(waiting: &mut VecDeque<T>, txn_of: impl Fn(&T) -> &Txn) ->
     for next in passed_over.into_iter().rev() {
         waiting.push_front(next);
     }
-    group
+    (!group.is_empty()).then_some(Taken { group, rivals })
 }
 
 /// The group as etcd's transaction. One that is alone reads what it asks for where it fails; what several ask for is seldom needed, would be
@@ -187,10 +210,22 @@ mod tests {
     fn groups(txns: &[Txn]) -> Vec<Vec<usize>> {
         let mut waiting: VecDeque<_> = txns.iter().enumerate().collect();
         let mut groups = Vec::new();
-        while !waiting.is_empty() {
-            groups.push(take(&mut waiting, |(_, txn)| txn).into_iter().map(|(index, _)| index).collect());
+        while let Some(taken) = take(&mut waiting, |(_, txn)| txn) {
+            let numbers = |txns: Vec<(usize, &Txn)>| txns.into_iter().map(|(index, _)| index).collect::<Vec<_>>();
+            let (group, rivals) = (numbers(taken.group), numbers(taken.rivals));
+            groups.push(group);
+            groups.extend((!rivals.is_empty()).then_some(rivals));
         }
         groups
+    }
+
+    #[test]
+    fn who_can_only_lose_is_looked_at_and_not_sent() {
+        let swap = |name: &str, modified| Txn::new().when(key(name), modified).put(key(name), "x").or_read(key(name));
+        let mut waiting: VecDeque<_> = [swap("a", 3), swap("a", 3), swap("b", 1), swap("a", 4), swap("a", 3)].into();
+        let Some(taken) = take(&mut waiting, |txn| txn) else { panic!("nothing was taken") };
+        assert_eq!((taken.group, taken.rivals), (vec![swap("a", 3), swap("b", 1)], vec![swap("a", 3), swap("a", 3)]));
+        assert_eq!(waiting, [swap("a", 4)], "one that asks for another version may win yet");
     }
 
     #[test]

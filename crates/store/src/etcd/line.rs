@@ -36,9 +36,10 @@ pub(super) struct Line<T> {
 
 impl<T: Send + 'static> Line<T> {
     /// A line with so many runners. `take` takes a group out of what waits, and something if anything waits; `send` answers the group.
-    pub(super) fn new<S, F>(runners: usize, take: fn(&mut VecDeque<T>) -> Vec<T>, send: S) -> Self
+    pub(super) fn new<G, S, F>(runners: usize, take: fn(&mut VecDeque<T>) -> Option<G>, send: S) -> Self
     where
-        S: Fn(Vec<T>) -> F + Clone + Send + 'static,
+        G: Send + 'static,
+        S: Fn(G) -> F + Clone + Send + 'static,
         F: Future<Output = ()> + Send + 'static,
     {
         let shared = Arc::new(Shared { waiting: Mutex::default(), came: Notify::new(), sent: AtomicUsize::new(0) });
@@ -54,9 +55,9 @@ impl<T: Send + 'static> Line<T> {
     }
 }
 
-async fn run<T, S, F>(shared: Arc<Shared<T>>, take: fn(&mut VecDeque<T>) -> Vec<T>, send: S)
+async fn run<T, G, S, F>(shared: Arc<Shared<T>>, take: fn(&mut VecDeque<T>) -> Option<G>, send: S)
 where
-    S: Fn(Vec<T>) -> F,
+    S: Fn(G) -> F,
     F: Future<Output = ()>,
 {
     loop {
@@ -73,12 +74,12 @@ where
             // For an idle runner: several that came at once may have woken only one.
             shared.came.notify_one();
         }
-        if group.is_empty() {
+        let Some(group) = group else {
             shared.came.notified().await;
-        } else {
-            shared.sent.fetch_add(1, Ordering::Relaxed);
-            send(group).await;
-            shared.sent.fetch_sub(1, Ordering::Relaxed);
-        }
+            continue;
+        };
+        shared.sent.fetch_add(1, Ordering::Relaxed);
+        send(group).await;
+        shared.sent.fetch_sub(1, Ordering::Relaxed);
     }
 }

@@ -163,3 +163,38 @@ async fn losers_do_not_harm_the_others() {
     }
     assert!(revisions.len() < CALLERS / 4, "{} revisions: nothing was grouped", revisions.len());
 }
+
+/// As when many apply one catalogue, or many controllers claim one execution: one wins, and that all the others lose costs hardly more than
+/// that one does.
+#[tokio::test(flavor = "multi_thread")]
+async fn many_rivals_for_one_key_cost_a_few_writes() {
+    const RIVALS: usize = 200;
+    let etcd = Etcd::single().unwrap();
+    let store = open(&etcd, "/o/").await;
+    put(&*store, "head", "0").await;
+    for round in 0..5 {
+        let head = store.get(&key("head")).await.unwrap().unwrap();
+        let before = etcd.proposals(0).unwrap();
+        let start = Arc::new(Barrier::new(RIVALS));
+        let mut rivals = JoinSet::new();
+        for rival in 0..RIVALS {
+            let (store, start) = (Arc::clone(&store), Arc::clone(&start));
+            let txn = Txn::new().unchanged(&head).put(key("head"), format!("{round}/{rival}")).or_read(key("head"));
+            rivals.spawn(async move {
+                start.wait().await;
+                (rival, store.commit(txn).await.unwrap())
+            });
+        }
+        let (mut won, mut lost) = (Vec::new(), Vec::new());
+        while let Some(answer) = rivals.join_next().await {
+            match answer.unwrap() {
+                (rival, Commit::Done(_)) => won.push(format!("{round}/{rival}")),
+                (_, Commit::Conflict(mut read)) => lost.push(read.pop().flatten().unwrap().value),
+            }
+        }
+        assert_eq!((won.len(), lost.len()), (1, RIVALS - 1), "{won:?}");
+        assert!(lost.iter().all(|seen| seen == won[0].as_bytes()), "every loser is told what won");
+        let proposals = etcd.proposals(0).unwrap() - before;
+        assert!(proposals < 40, "{proposals} proposals for {RIVALS} rivals");
+    }
+}
