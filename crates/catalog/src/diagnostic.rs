@@ -1,10 +1,17 @@
 //! What the loader has to say about files: plain data with a place, a stable code and a hint, and its forms for people and for
 //! GitHub. Everything a file holds is shown with control characters replaced, since a catalogue may come from a stranger.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
+use std::ops::Range;
 
+use octavius_core::argument::MASK;
 pub use octavius_core::check::Severity;
+use octavius_core::check::shortened;
+use octavius_core::nearest::nearest;
 use serde::{Serialize, Serializer};
+
+use crate::document::{self, Entry, Node, Value};
 
 /// One finding about a file.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -26,11 +33,12 @@ pub struct Diagnostic {
     pub label: String,
     /// What to do; empty where the message says it.
     pub hint: String,
-    /// The text of the line, without its line break; empty where the file as a whole is meant. Long lines are cut around the span.
+    /// The text of the line, without its line break; empty where the file as a whole is meant, or where the line may hold a
+    /// sensitive value that cannot be told from the rest. Long lines are cut around the span, sensitive values masked.
     pub source: String,
     /// Characters of `source` before the marked span.
     pub offset: u32,
-    /// Characters in the marked span, on this line; 0 where the file as a whole is meant.
+    /// Characters in the marked span, on this line; 0 where there is no `source` to mark.
     pub length: u32,
 }
 
@@ -71,9 +79,9 @@ impl Diagnostic {
             column: 0,
             severity: Severity::Error,
             code,
-            message: message.into(),
+            message: shortened(message.into()),
             label: String::new(),
-            hint: hint.into(),
+            hint: shortened(hint.into()),
             source: String::new(),
             offset: 0,
             length: 0,
@@ -133,6 +141,179 @@ pub(crate) fn sort(diagnostics: &mut Vec<Diagnostic>) {
     diagnostics.dedup();
 }
 
+/// Keys of an argument, of which only those of [`SECRET_KEYS`] hold values.
+const ARGUMENT_KEYS: [&str; 8] = ["name", "description", "required", "type", "default", "enum", "pattern", "sensitive"];
+
+/// Keys of a sensitive argument whose values are sensitive.
+const SECRET_KEYS: [&str; 2] = ["default", "enum"];
+
+/// Masks the values of sensitive arguments in findings. `files` are those that the findings may be of: the paths as the findings
+/// have them, and their bytes.
+pub(crate) fn mask<'f>(findings: &mut [Diagnostic], files: impl IntoIterator<Item = (String, &'f [u8])>) {
+    let mut by_path: BTreeMap<String, Vec<&mut Diagnostic>> = BTreeMap::new();
+    for finding in findings.iter_mut().filter(|finding| finding.length > 0) {
+        by_path.entry(finding.path.clone()).or_default().push(finding);
+    }
+    if by_path.is_empty() {
+        return;
+    }
+    for (path, bytes) in files {
+        let Some(findings) = by_path.remove(&path) else { continue };
+        // Most files say nothing of it, and need no second look.
+        if !bytes.windows(SENSITIVE.len()).any(|part| part == SENSITIVE.as_bytes()) {
+            continue;
+        }
+        let mut told = Vec::new();
+        let parsed = document::parse(&path, bytes, &mut told);
+        let mut secrets = Secrets::default();
+        if let Some((document, text)) = &parsed {
+            secrets.find(&document.root, text);
+        }
+        for finding in findings {
+            finding.mask_words(&secrets);
+            // Where a file is not understood, nobody knows where its sensitive values start and end.
+            match &parsed {
+                Some((_, text)) if told.is_empty() => finding.mask_source(text, &secrets),
+                _ => finding.withhold(),
+            }
+        }
+    }
+}
+
+const SENSITIVE: &str = "sensitive";
+
+/// Where a file's sensitive values are.
+#[derive(Default)]
+struct Secrets {
+    /// Bytes of the file, from the first to the last, none within another.
+    bytes: Vec<Range<usize>>,
+    /// Line and column of each.
+    places: BTreeSet<(u32, u32)>,
+}
+
+impl Secrets {
+    /// Adds what a value holds of them. An argument is known by its key `sensitive`, wherever it stands: one in the wrong place is
+    /// no less sensitive. So is one of which it says something else than `false`.
+    fn find(&mut self, node: &Node, text: &str) {
+        match &node.value {
+            Value::List(items) => items.iter().for_each(|item| self.find(item, text)),
+            Value::Map(entries) => {
+                let is_sensitive = |entry: &Entry| entry.key == SENSITIVE && entry.node.value != Value::Bool(false);
+                let is_sensitive = entries.iter().any(is_sensitive);
+                let is_flow = text.get(node.span.start as usize..).is_some_and(|rest| rest.starts_with('{'));
+                for entry in entries {
+                    let is_known = ARGUMENT_KEYS.contains(&&*entry.key);
+                    if !is_sensitive || (is_known && !SECRET_KEYS.contains(&&*entry.key)) {
+                        self.find(&entry.node, text);
+                        continue;
+                    }
+                    // Between braces a comma ends a value, and what was meant as its rest is a key.
+                    if !is_known && (entry.node.value == Value::Null || is_flow) && nearest(&entry.key, ARGUMENT_KEYS).is_none() {
+                        self.add(entry.key_span);
+                    }
+                    self.add_all(&entry.node);
+                }
+            }
+            _ => {}
+        }
+    }
+
+    /// Adds a value with all that it holds.
+    fn add_all(&mut self, node: &Node) {
+        match &node.value {
+            Value::Null => {}
+            Value::List(items) => items.iter().for_each(|item| self.add_all(item)),
+            Value::Map(entries) => {
+                for entry in entries {
+                    self.add(entry.key_span);
+                    self.add_all(&entry.node);
+                }
+            }
+            Value::Bool(_) | Value::Number(_) | Value::Text(_) | Value::Refused => self.add(node.span),
+        }
+    }
+
+    fn add(&mut self, span: crate::Span) {
+        self.bytes.push(span.start as usize..span.end as usize);
+        self.places.insert((span.line, span.column));
+    }
+}
+
+impl Diagnostic {
+    /// Takes the source line out.
+    fn withhold(&mut self) {
+        self.source.clear();
+        (self.offset, self.length) = (0, 0);
+        // A part of a value that holds a comma may have been taken for a key.
+        if self.code == "duplicate-key" && !ARGUMENT_KEYS.iter().any(|key| self.message.contains(&format!("`{key}`"))) {
+            self.message = format!("the key `{MASK}` is there twice");
+        }
+    }
+
+    /// Masks what its words repeat of a sensitive value at its place.
+    fn mask_words(&mut self, secrets: &Secrets) {
+        if !secrets.places.contains(&(self.line, self.column)) {
+            return;
+        }
+        if let Some(end) = self.message.rfind("` is not a key").filter(|_| self.code == "unknown-key") {
+            self.message.replace_range(..end, &format!("`{MASK}"));
+        }
+        if let (Some(start), Some(end)) = (self.hint.find('"'), self.hint.rfind('"')) {
+            self.hint.replace_range(start..=end, &format!("\"{MASK}\""));
+        }
+    }
+
+    /// Masks sensitive values in its source line, which is one of its file's `text`.
+    fn mask_source(&mut self, text: &str, secrets: &Secrets) {
+        let mut lines = text.split_inclusive('\n').scan(0, |next, line| {
+            let start = *next;
+            *next += line.len();
+            Some((start, line.trim_end_matches(['\n', '\r'])))
+        });
+        let Some((line_start, line)) = lines.nth((self.line as usize).saturating_sub(1)) else {
+            return self.withhold();
+        };
+        let byte = |chars: u32| line.char_indices().nth(chars as usize).map_or(line.len(), |(index, _)| index);
+        let (start, end) =
+            (byte(self.column.saturating_sub(1)), byte((self.column.saturating_sub(1)).saturating_add(self.length)));
+        let mut again = Self { source: String::new(), ..self.clone() }.at(line, self.line, self.column, start, end);
+        if again != *self {
+            // The parser counts lines or columns in another way, as with a byte order mark.
+            return self.withhold();
+        }
+        let on_line = secrets.bytes.iter().filter_map(|range| {
+            let (from, to) = (range.start.max(line_start) - line_start, range.end.saturating_sub(line_start).min(line.len()));
+            let part = line.get(from..to)?;
+            let from = from + part.len() - part.trim_start().len();
+            let to = from + part.trim().len();
+            (from < to).then_some(from..to)
+        });
+        let (mut masked, mut done) = (String::new(), 0);
+        let (mut new_start, mut new_end) = (None, None);
+        for secret in on_line {
+            masked.push_str(&line[done..secret.start]);
+            let moved = |at: usize| masked.len() - (secret.start - at);
+            // What starts or ends within a value is marked from its first to its last character.
+            if new_start.is_none() && start < secret.end {
+                new_start = Some(if start < secret.start { moved(start) } else { masked.len() });
+            }
+            if new_end.is_none() && end <= secret.end {
+                new_end = Some(if end <= secret.start { moved(end) } else { masked.len() + MASK.len() });
+            }
+            masked.push_str(MASK);
+            done = secret.end;
+        }
+        if done == 0 {
+            return;
+        }
+        let moved = |at: usize| masked.len() + at - done;
+        let (start, end) = (new_start.unwrap_or_else(|| moved(start)), new_end.unwrap_or_else(|| moved(end)));
+        masked.push_str(&line[done..]);
+        again.source.clear();
+        *self = again.at(&masked, self.line, self.column, start, end);
+    }
+}
+
 /// `path:line:column`, or the path alone where the file as a whole is meant.
 #[must_use]
 pub fn place(diagnostic: &Diagnostic) -> String {
@@ -156,7 +337,11 @@ pub fn render_text(diagnostic: &Diagnostic, color: bool) -> String {
     let mut out = String::new();
     let severity = severity_name(diagnostic.severity);
     let _ = writeln!(out, "{bold}{}:{reset} {tint}{severity}[{code}]{reset}: {}", place(diagnostic), printable(message));
-    if *line > 0 {
+    if *line > 0 && diagnostic.length == 0 {
+        let margin = " ".repeat(line.to_string().len());
+        let label = if label.is_empty() { String::new() } else { format!("; {}", printable(label)) };
+        let _ = writeln!(out, "{blue}{margin} |{reset} (not shown: the line may hold a sensitive value{label})");
+    } else if *line > 0 {
         let number = line.to_string();
         let (before, marked, after) = split(diagnostic);
         let (before, marked, after) = (shown(before), shown(marked), shown(after));
@@ -218,16 +403,30 @@ fn split(diagnostic: &Diagnostic) -> (&str, &str, &str) {
     (&diagnostic.source[..start], &diagnostic.source[start..end], &diagnostic.source[end..])
 }
 
-/// Text from a file, fit for a terminal: a tab becomes four spaces, any other control character a replacement character.
+/// Text from a file, fit for a terminal: a tab becomes four spaces, what is not seen a replacement character.
 fn shown(text: &str) -> String {
     printable(&text.replace('\t', "    "))
 }
 
-/// Text with control characters replaced.
+/// Text in which each control character, and each that formats other text and is not seen itself, is replaced: with them, text
+/// can be made to look like another.
 pub(crate) fn printable(text: &str) -> String {
-    let hidden =
-        |c: char| c.is_control() || matches!(c, '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}');
-    text.chars().map(|c| if hidden(c) { '\u{fffd}' } else { c }).collect()
+    text.chars().map(|c| if is_hidden(c) { '\u{fffd}' } else { c }).collect()
+}
+
+/// Whether [`printable`] replaces a character.
+pub(crate) fn is_hidden(c: char) -> bool {
+    c.is_control()
+        || matches!(
+            c,
+            '\u{ad}'
+                | '\u{61c}'
+                | '\u{200b}'..='\u{200f}'
+                | '\u{2028}'..='\u{202e}'
+                | '\u{2060}'..='\u{2069}'
+                | '\u{feff}'
+                | '\u{e0000}'..='\u{e007f}'
+        )
 }
 
 /// Columns that a text takes on a terminal. East Asian wide characters and emoji take two, combining marks none; that is enough to
@@ -285,6 +484,14 @@ mod tests {
         );
         assert!(render("a: \u{1b}[31m x", "x").contains("1 | a: \u{fffd}[31m x\n"));
         assert!(render("\u{feff}a: 1", "a").contains("1 | a: 1\n  | ^ label"));
+    }
+
+    #[test]
+    fn what_is_not_seen_is_replaced() {
+        let hidden = "\u{0}\u{7f}\u{9b}\u{ad}\u{61c}\u{200b}\u{200d}\u{200f}\u{2028}\u{2029}\u{202a}\u{202e}\u{2060}\u{2066}\u{2069}\u{feff}\u{e0000}\u{e0041}\u{e007f}";
+        assert_eq!(printable(hidden), "\u{fffd}".repeat(hidden.chars().count()));
+        let seen = "aé日😀 \u{301}\u{200a}\u{2010}\u{2027}\u{202f}\u{205f}\u{fe0f}\u{e0100}";
+        assert_eq!(printable(seen), seen);
     }
 
     #[test]

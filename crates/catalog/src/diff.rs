@@ -11,7 +11,9 @@ use octavius_core::definition::{
 };
 use serde::{Deserialize, Serialize};
 
-use crate::document::Document;
+use crate::defaults::by_key;
+use crate::document::{Document, escaped};
+use crate::manifest::Inherited;
 
 /// One field that is not the same.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -22,17 +24,27 @@ pub struct FieldChange {
     pub before: Option<String>,
     /// Its value after; `None` where it is gone. A sensitive value is masked.
     pub after: Option<String>,
-    /// Its line in the new file; `None` where it stands in no line of that file.
+    /// Its line in the file that says the new value; `None` where no file does.
     pub line: Option<u32>,
+    /// The file that says the new value, where it is not the job's own: the job inherits it from there. As `LoadedJob::file` is
+    /// written.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub file: Option<String>,
     /// For texts of several lines, the change as a unified diff without header.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub unified: Option<String>,
 }
 
-/// What changed from `before` to `after`; empty exactly where they are equal. `document` is the file of `after`, for lines.
+/// What changed from `before` to `after`; empty exactly where they are equal. `document` is the file of `after`, and `inherited`
+/// what `after` has from other files: for the places of new values.
 #[must_use]
-pub fn diff(before: &JobDefinition, after: &JobDefinition, document: Option<&Document>) -> Vec<FieldChange> {
-    let mut differ = Differ { document, changes: Vec::new() };
+pub fn diff(
+    before: &JobDefinition,
+    after: &JobDefinition,
+    document: Option<&Document>,
+    inherited: &[Inherited],
+) -> Vec<FieldChange> {
+    let mut differ = Differ { document, inherited, changes: Vec::new() };
     differ.job(before, after);
     if differ.changes.is_empty() && before != after {
         // Two entries of one name, which no checked definition has, can hide a difference from the comparison by name.
@@ -43,6 +55,7 @@ pub fn diff(before: &JobDefinition, after: &JobDefinition, document: Option<&Doc
 
 struct Differ<'a> {
     document: Option<&'a Document>,
+    inherited: &'a [Inherited],
     changes: Vec<FieldChange>,
 }
 
@@ -51,34 +64,42 @@ fn by_name<'t, T>(list: &'t [T], name: impl Fn(&T) -> &str, wanted: &str) -> Opt
     list.iter().find(|item| name(item) == wanted)
 }
 
-fn escaped(key: &str) -> String {
-    key.replace('~', "~0").replace('/', "~1")
-}
-
 fn word(value: &impl Serialize) -> String {
     let value = serde_json::to_value(value).unwrap_or_default();
     value.as_str().map_or_else(|| value.to_string(), str::to_owned)
 }
 
 impl Differ<'_> {
-    fn line(&self, pointer: &str) -> Option<u32> {
-        let document = self.document?;
-        let span = document.key(pointer).or_else(|| document.value(pointer))?;
-        Some(span.line)
+    /// The line of a new value, and its file where that is not the job's own.
+    fn place(&self, pointer: &str) -> (Option<u32>, Option<String>) {
+        let own = self.document.and_then(|document| document.key(pointer).or_else(|| document.value(pointer)));
+        own.map_or_else(|| self.place_above(pointer), |span| (Some(span.line), None))
+    }
+
+    /// The line and the file of a new value that the job's own file does not say.
+    fn place_above(&self, pointer: &str) -> (Option<u32>, Option<String>) {
+        // A list is inherited as a whole, a map key by key: the value may be a part of what is inherited, or the other way round.
+        let is_within =
+            |part: &str, whole: &str| part.strip_prefix(whole).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'));
+        let said = self.inherited.iter().find(|said| is_within(pointer, &said.field) || is_within(&said.field, pointer));
+        (said.map(|said| said.line), said.map(|said| said.file.clone()))
+    }
+
+    fn change(&mut self, path: &str, pointer: &str, before: Option<String>, after: Option<String>) {
+        let (line, file) = if after.is_some() { self.place(pointer) } else { (None, None) };
+        self.changes.push(FieldChange { path: path.to_owned(), before, after, line, file, unified: None });
     }
 
     fn push(&mut self, path: &str, pointer: &str, before: Option<String>, after: Option<String>) {
         if before != after {
-            let line = if after.is_some() { self.line(pointer) } else { None };
-            self.changes.push(FieldChange { path: path.to_owned(), before, after, line, unified: None });
+            self.change(path, pointer, before, after);
         }
     }
 
     /// A change that is told although both sides look the same: of masked values.
     fn masked(&mut self, path: &str, pointer: &str, before: Option<()>, after: Option<()>) {
         let mask = |value: Option<()>| value.map(|()| MASK.to_owned());
-        let line = if after.is_some() { self.line(pointer) } else { None };
-        self.changes.push(FieldChange { path: path.to_owned(), before: mask(before), after: mask(after), line, unified: None });
+        self.change(path, pointer, mask(before), mask(after));
     }
 
     fn text(&mut self, path: &str, pointer: &str, before: &str, after: &str) {
@@ -111,10 +132,20 @@ impl Differ<'_> {
     }
 
     fn map(&mut self, path: &str, pointer: &str, before: &BTreeMap<String, String>, after: &BTreeMap<String, String>) {
+        if before == after {
+            return;
+        }
+        // Indexed once: a lookup by pointer goes through all keys of a map.
+        let own = by_key(self.document.and_then(|document| document.find(pointer)).map(|(_, node)| node));
         let keys = before.keys().chain(after.keys().filter(|key| !before.contains_key(*key)));
-        for key in keys {
-            let (path, pointer) = (format!("{path}.{key}"), format!("{pointer}/{}", escaped(key)));
-            self.push(&path, &pointer, before.get(key).cloned(), after.get(key).cloned());
+        for key in keys.filter(|key| before.get(*key) != after.get(*key)) {
+            let (line, file) = match own.get(key.as_str()) {
+                _ if !after.contains_key(key) => (None, None),
+                Some((line, _)) => (Some(*line), None),
+                None => self.place_above(&format!("{pointer}/{}", escaped(key))),
+            };
+            let (before, after) = (before.get(key).cloned(), after.get(key).cloned());
+            self.changes.push(FieldChange { path: format!("{path}.{key}"), before, after, line, file, unified: None });
         }
     }
 

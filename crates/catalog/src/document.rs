@@ -126,8 +126,21 @@ impl Document {
     }
 }
 
+/// A key as a part of a JSON pointer.
+pub(crate) fn escaped(key: &str) -> String {
+    key.replace('~', "~0").replace('/', "~1")
+}
+
+/// The start of what stands in git for a file that Git LFS keeps.
+const LFS_POINTER: &[u8] = b"version https://git-lfs.github.com/spec/";
+
 /// Parses one file. Findings go to `findings`; without a document there is at least one. The text comes back with the document.
 pub(crate) fn parse<'a>(path: &str, bytes: &'a [u8], findings: &mut Vec<Diagnostic>) -> Option<(Document, &'a str)> {
+    if bytes.starts_with(LFS_POINTER) {
+        let hint = "a job file is small: take it out of LFS, or fetch it with `git lfs pull`";
+        findings.push(Diagnostic::of_file(path, "lfs-pointer", "Git LFS keeps this file elsewhere", hint));
+        return None;
+    }
     let text = match std::str::from_utf8(bytes) {
         Ok(text) => text,
         Err(error) => {

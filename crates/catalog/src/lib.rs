@@ -27,6 +27,7 @@
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 
+mod defaults;
 pub mod diagnostic;
 pub mod diff;
 pub mod document;
@@ -36,10 +37,15 @@ pub mod import;
 pub mod load;
 pub mod manifest;
 pub mod plan;
+pub mod plan_file;
 pub mod render;
 pub mod schema;
+mod selectors;
 mod shape;
 pub mod source;
+
+/// The catalogue of jobs that come from no folder: `octavius create` puts them there. A folder's catalogue cannot be called so.
+pub const MANUAL: &str = "manual";
 
 pub use diagnostic::{Diagnostic, Severity};
 pub use diff::FieldChange;
@@ -47,4 +53,6 @@ pub use document::{Document, Span};
 pub use load::{Loaded, LoadedJob, load, load_file};
 pub use manifest::{Bucket, Manifest, Root};
 pub use plan::{Action, Change, MaxDeletions, Observed, Plan, PlanError, PlanOptions, Revision, Summary, needed, plan};
+pub use plan_file::{Made, PlanFile, PlanFileError, PlannedChange, PlannedFrom};
+pub use selectors::selectors;
 pub use source::{Files, Limits, ReadError, read_dir, read_file};

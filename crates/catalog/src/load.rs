@@ -1,21 +1,24 @@
 //! From files to jobs: the values of each file are checked against the schema, inherited values are filled in, and what a schema
 //! cannot say is checked by `octavius_core::check`. Every finding of every file is reported at once.
 //!
-//! A job inherits from the `defaults` of `octavius.yaml`, then from the `_defaults.yaml` of each folder on its way, the nearer one
-//! over the farther, its own file over all of them. Maps are merged key by key; lists and plain values are replaced.
+//! A job inherits from the `defaults` of `octavius.yaml`, then from the `_defaults.yaml` of each folder on its way, the nearer
+//! one over the farther, its own file over all of them. Maps are merged key by key; lists and plain values are replaced.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
-use octavius_core::check::{Finding, Patterns, check_with};
+use octavius_core::check::{Finding, Patterns, Severity, check_with, shortened};
 use octavius_core::{CatalogName, Digest, JobDefinition, JobName};
-use serde::Deserialize as _;
-use serde_json::{Map, Value as Json};
+use serde_json::Value as Json;
 
+use crate::defaults::{self, Chain};
 use crate::diagnostic::{self, Diagnostic, FINDINGS_PER_FILE};
 use crate::document::{self, Document, Node, Span, Value};
-use crate::shape::{CATALOG, DEFAULTS, JOB, Walk};
-use crate::source::{self, CATALOG_FILE, DEFAULTS_FILE, File, Files, Limits, joined};
+use crate::manifest::Inherited;
+use crate::selectors::Places;
+use crate::shape::{JOB, Walk};
+use crate::source::{self, CATALOG_FILE, File, Files, Limits, joined};
 
 /// A job and where it came from.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -30,13 +33,18 @@ pub struct LoadedJob {
     pub line: u32,
     /// The file's bytes, for the lines of its fields in a diff; `None` where there is no file.
     pub source: Option<Arc<[u8]>>,
+    /// The parts of the definition that `octavius.yaml` or a `_defaults.yaml` says, not the job's own file. Of a map that both
+    /// have a part in, the inherited keys; a list comes from one file as a whole. A map of which more than 8 values are inherited
+    /// is one part, at the nearest file that says any of it. The files are written as [`LoadedJob::file`] is.
+    pub inherited: Vec<Inherited>,
 }
 
 impl LoadedJob {
-    /// A job without a file: one that came over the wire.
+    /// A job that was not read from a file just now, as one that an older revision holds. `file` and `line` say where it once
+    /// came from: empty and 0 where it came from no file.
     #[must_use]
-    pub fn without_file(definition: JobDefinition) -> Self {
-        Self { digest: definition.digest(), definition: Arc::new(definition), file: String::new(), line: 0, source: None }
+    pub fn of(definition: Arc<JobDefinition>, file: String, line: u32) -> Self {
+        Self { digest: definition.digest(), definition, file, line, source: None, inherited: Vec::new() }
     }
 
     /// The job's name.
@@ -57,6 +65,8 @@ pub struct Loaded {
     pub diagnostics: Vec<Diagnostic>,
     /// How many files were looked at.
     pub files: usize,
+    /// Where the files are, for what is found out about their jobs later.
+    pub(crate) places: Places,
 }
 
 impl Loaded {
@@ -67,62 +77,59 @@ impl Loaded {
     }
 }
 
-/// A file that jobs inherit from.
-struct Defaults<'a> {
-    file: &'a File,
-    text: &'a str,
-    document: Document,
-    /// Where in the document the inherited values are: empty, or `/defaults` in the catalogue file.
-    pointer: &'static str,
-    /// The values of this file over those of the folders above.
-    merged: Json,
-    /// The folder above that has defaults too.
-    parent: Option<String>,
-}
-
 /// Loads a catalogue: the value, and every finding.
 #[must_use]
 pub fn load(files: &Files) -> Loaded {
     let mut loaded = Loaded { diagnostics: files.findings.clone(), files: files.files.len(), ..Loaded::default() };
     let display = |path: &str| joined(&files.display_prefix, path);
     let (jobs, others): (Vec<&File>, Vec<&File>) = files.files.iter().partition(|file| source::is_job(&file.path));
-    let mut folders = BTreeMap::new();
-    if others.iter().all(|file| file.path != CATALOG_FILE) {
+    let is_told = |path: &str| files.findings.iter().any(|finding| finding.path == path);
+    if others.iter().all(|file| file.path != CATALOG_FILE) && !is_told(&display(CATALOG_FILE)) {
         let message = format!("the catalogue has no {CATALOG_FILE} at its root");
         let hint = "write one that holds the line `catalog: NAME`";
         loaded.diagnostics.push(Diagnostic::of_file(display(CATALOG_FILE), "no-catalog-file", message, hint));
     }
-    load_defaults(&others, &display, &mut folders, &mut loaded);
+    loaded.places = Places::of(files, &others);
+    let (folders, bytes) = defaults::load(files, others, &display, &mut loaded);
+    // A short file may inherit much: once all are over the limit together, no further job is looked at.
+    let total = AtomicUsize::new(bytes);
+    let is_over = || total.load(Ordering::Relaxed) > files.limits.total_bytes;
+    let fits = |read: &Read| total.fetch_add(read.bytes, Ordering::Relaxed) + read.bytes <= files.limits.total_bytes;
     let parts = source::in_parallel(&jobs, |jobs| {
         let mut found = Vec::with_capacity(jobs.len());
         let mut findings = Vec::new();
         let mut patterns = Patterns::default();
         for &file in jobs {
-            let chain = inherited_by(&file.path, &folders);
+            if is_over() {
+                break;
+            }
+            let chain = Chain::of(&file.path, &folders);
             let before = findings.len();
-            let job = load_job(&display(&file.path), &file.bytes, chain.as_ref(), &display, &mut patterns, &mut findings);
-            cap(&display(&file.path), &mut findings, before);
-            found.extend(job.map(|(definition, line)| {
-                let digest = definition.digest();
-                let path = joined(&files.file_prefix, &file.path);
-                let job = LoadedJob {
-                    definition: Arc::new(definition),
-                    digest,
-                    file: path,
-                    line,
-                    source: Some(Arc::clone(&file.bytes)),
-                };
-                (job, file)
-            }));
+            let path = display(&file.path);
+            let limit = files.limits.file_bytes;
+            let job = load_job(&path, &file.bytes, limit, chain.as_ref(), &display, &mut patterns, &mut findings);
+            cap(&path, &mut findings, before);
+            if job.is_none() {
+                // What is inherited was worked on for a faulty job too.
+                total.fetch_add(chain.as_ref().map_or(0, Chain::bytes), Ordering::Relaxed);
+            }
+            found
+                .extend(job.filter(fits).map(|read| (read.of_file(files.remembered(&file.path), Arc::clone(&file.bytes)), file)));
         }
         (found, findings)
     });
+    if total.into_inner() > files.limits.total_bytes {
+        let message = format!("the jobs and what they inherit exceed {} in all", source::size(files.limits.total_bytes));
+        let hint = "share less, split the catalogue, or raise the limit";
+        loaded.diagnostics.push(Diagnostic::of_file(display(CATALOG_FILE), "catalog-size", message, hint));
+    }
     let mut found = Vec::with_capacity(jobs.len());
     for (jobs, findings) in parts {
         found.extend(jobs);
         loaded.diagnostics.extend(findings);
     }
     let found = without_duplicates(found, &display, &mut loaded.diagnostics);
+    diagnostic::mask(&mut loaded.diagnostics, files.files.iter().map(|file| (display(&file.path), &*file.bytes)));
     diagnostic::sort(&mut loaded.diagnostics);
     let failed: BTreeSet<&str> =
         loaded.diagnostics.iter().filter(|finding| finding.is_error()).map(|finding| &*finding.path).collect();
@@ -140,14 +147,10 @@ pub fn load_file(path: &str, bytes: &[u8], limits: &Limits) -> Loaded {
         loaded.diagnostics.push(source::too_large(path, limits));
         return loaded;
     }
-    if let Some((definition, line)) =
-        load_job(path, bytes, None, &str::to_owned, &mut Patterns::default(), &mut loaded.diagnostics)
-    {
-        let digest = definition.digest();
-        let source = Some(Arc::from(bytes));
-        loaded.jobs.push(LoadedJob { definition: Arc::new(definition), digest, file: path.to_owned(), line, source });
-    }
+    let read = load_job(path, bytes, limits.file_bytes, None, &str::to_owned, &mut Patterns::default(), &mut loaded.diagnostics);
+    loaded.jobs.extend(read.map(|read| read.of_file(path.to_owned(), Arc::from(bytes))));
     cap(path, &mut loaded.diagnostics, 0);
+    diagnostic::mask(&mut loaded.diagnostics, [(path.to_owned(), bytes)]);
     diagnostic::sort(&mut loaded.diagnostics);
     if loaded.has_errors() {
         loaded.jobs.clear();
@@ -159,7 +162,7 @@ pub fn load_file(path: &str, bytes: &[u8], limits: &Limits) -> Loaded {
 const FINDINGS: usize = 10_000;
 
 /// Holds the findings of one file, which start at `from`, to what is told of one.
-fn cap(path: &str, findings: &mut Vec<Diagnostic>, from: usize) {
+pub(crate) fn cap(path: &str, findings: &mut Vec<Diagnostic>, from: usize) {
     let most = if from < FINDINGS { FINDINGS_PER_FILE } else { 1 };
     let more = (findings.len() - from).saturating_sub(most);
     // Errors stay before warnings: without its errors, a file would seem to be good.
@@ -171,133 +174,63 @@ fn cap(path: &str, findings: &mut Vec<Diagnostic>, from: usize) {
     }
 }
 
-/// Reads the catalogue file and the defaults files, from the root down, into `folders`.
-fn load_defaults<'a>(
-    others: &[&'a File],
-    display: &impl Fn(&str) -> String,
-    folders: &mut BTreeMap<String, Defaults<'a>>,
-    loaded: &mut Loaded,
-) {
-    let mut others: Vec<_> = others.to_vec();
-    // The catalogue file first, then defaults files from the root down: a folder's path is a prefix of those below it.
-    others.sort_by_key(|file| (file.path != CATALOG_FILE, folder_of(&file.path).len()));
-    for file in others {
-        let path = display(&file.path);
-        let told = loaded.diagnostics.len();
-        let Some((document, text)) = document::parse(&path, &file.bytes, &mut loaded.diagnostics) else { continue };
-        let is_catalog = file.path == CATALOG_FILE;
-        // The folder of the catalogue file lies above the root's own defaults file.
-        let folder = if is_catalog { CATALOG_ROOT.to_owned() } else { folder_of(&file.path).to_owned() };
-        let parent = (!is_catalog).then(|| nearest_above(&folder, folders)).flatten();
-        let above = parent.as_ref().and_then(|parent| folders.get(parent)).map(|defaults| &defaults.merged);
-        let mut walk = Walk::new(&path, text, &mut loaded.diagnostics);
-        let start = start_of(&document);
-        let (pointer, merged) = if is_catalog {
-            let value = walk.lower(&document.root, &CATALOG, None, start, "").unwrap_or_default();
-            loaded.catalog = value.get("catalog").and_then(|name| CatalogName::deserialize(name).ok());
-            ("/defaults", value.get("defaults").cloned().unwrap_or_else(|| Json::Object(Map::new())))
-        } else {
-            refuse_name(&document, &mut walk);
-            ("", walk.lower(&without_name(&document.root), &DEFAULTS, above, start, "").unwrap_or_default())
-        };
-        cap(&path, &mut loaded.diagnostics, told);
-        folders.insert(folder, Defaults { file, text, document, pointer, merged, parent });
-    }
-}
-
-/// Stands for the catalogue file among folders; no folder has this name.
-const CATALOG_ROOT: &str = "/";
-
-fn folder_of(path: &str) -> &str {
-    path.rsplit_once('/').map_or("", |(folder, _)| folder)
-}
-
-/// The key in `folders` of the nearest defaults strictly above `folder`.
-fn nearest_above(folder: &str, folders: &BTreeMap<String, Defaults<'_>>) -> Option<String> {
-    let mut folder = folder;
-    while !folder.is_empty() {
-        folder = folder_of(folder);
-        if folders.contains_key(folder) {
-            return Some(folder.to_owned());
-        }
-    }
-    folders.contains_key(CATALOG_ROOT).then(|| CATALOG_ROOT.to_owned())
-}
-
-/// What a job at `path` inherits from, nearest first.
-fn inherited_by<'m, 'a>(path: &str, folders: &'m BTreeMap<String, Defaults<'a>>) -> Option<Chain<'m, 'a>> {
-    let folder = folder_of(path);
-    let first = match folders.get(folder) {
-        Some(defaults) => defaults,
-        None => folders.get(&nearest_above(folder, folders)?)?,
-    };
-    Some(Chain { first, folders })
-}
-
-struct Chain<'m, 'a> {
-    first: &'m Defaults<'a>,
-    folders: &'m BTreeMap<String, Defaults<'a>>,
-}
-
-impl<'m, 'a> Chain<'m, 'a> {
-    fn iter(&self) -> impl Iterator<Item = &'m Defaults<'a>> + use<'m, 'a> {
-        let folders = self.folders;
-        std::iter::successors(Some(self.first), move |defaults| folders.get(defaults.parent.as_ref()?))
-    }
-}
-
-fn refuse_name(document: &Document, walk: &mut Walk<'_>) {
-    if let Some(span) = document.key("/name") {
-        let hint = "each job has a name of its own: write it in the job's file";
-        let finding = Diagnostic::of_file(walk.path, "defaults-name", format!("{DEFAULTS_FILE} cannot set `name`"), hint);
-        walk.findings.push(finding.at(walk.text, span.line, span.column, span.start as usize, span.end as usize));
-    }
-}
-
-fn without_name(root: &Node) -> Node {
-    let mut root = root.clone();
-    if let Value::Map(entries) = &mut root.value {
-        entries.retain(|entry| entry.key != "name");
-    }
-    root
-}
-
 /// Where to point for what is missing from a whole file: its first key.
-fn start_of(document: &Document) -> Span {
+pub(crate) fn start_of(document: &Document) -> Span {
     match &document.root.value {
         Value::Map(entries) => entries.first().map_or(document.root.span, |entry| entry.key_span),
         _ => document.root.span,
     }
 }
 
-/// Loads one job; `None` where nothing can be made of it. The line is that of its name.
+/// What a job's file and the files that it inherits from say.
+struct Read {
+    definition: JobDefinition,
+    digest: Digest,
+    /// Bytes of its canonical JSON.
+    bytes: usize,
+    line: u32,
+    inherited: Vec<Inherited>,
+}
+
+impl Read {
+    fn of_file(self, file: String, source: Arc<[u8]>) -> LoadedJob {
+        let Self { definition, digest, bytes: _, line, inherited } = self;
+        LoadedJob { definition: Arc::new(definition), digest, file, line, source: Some(source), inherited }
+    }
+}
+
+/// Loads one job; `None` where nothing can be made of it.
 fn load_job(
     path: &str,
     bytes: &[u8],
+    limit: usize,
     chain: Option<&Chain<'_, '_>>,
     display: &impl Fn(&str) -> String,
     patterns: &mut Patterns,
     findings: &mut Vec<Diagnostic>,
-) -> Option<(JobDefinition, u32)> {
+) -> Option<Read> {
     let (document, text) = document::parse(path, bytes, findings)?;
     let before = findings.len();
-    let inherited = chain.map(|chain| &chain.first.merged);
+    let inherited = chain.map(Chain::merged);
     let start = start_of(&document);
     let mut walk = Walk::new(path, text, findings);
     let (value, is_named) = walk.lower_job(&document.root, inherited, start)?;
-    let definition: JobDefinition = match serde_json::from_value(value) {
+    let definition = match definition_of(path, value) {
         Ok(definition) => definition,
-        Err(error) => {
-            // The walk has let something pass that the types do not take, or an inherited value is the cause.
+        Err(finding) => {
+            // Where the parts with findings are left out, the rest may well be no definition.
             if findings.len() == before {
-                let finding = Diagnostic::of_file(path, "definition", format!("not a job definition: {error}"), "");
-                findings.push(at(finding, text, start));
+                findings.push(at(*finding, text, start));
             }
             return None;
         }
     };
     let job = Located { path, text, document: &document, chain };
-    for finding in check_with(&definition, patterns) {
+    let mut told = check_with(&definition, patterns);
+    // One more than is told of a file: to place each of many thousands takes long.
+    told.sort_by_key(|finding| finding.severity != Severity::Error);
+    told.truncate(FINDINGS_PER_FILE + 1);
+    for finding in told {
         // Without the parts that have findings of their own, there may seem to be nothing to run.
         let cut =
             finding.code == "nothing-to-run" && (document.key("/image_name").is_some() || document.key("/command").is_some());
@@ -306,12 +239,26 @@ fn load_job(
         }
     }
     let line = document.value("/name").unwrap_or(start).line;
-    is_named.then_some((definition, line))
+    let canonical = definition.to_canonical_json();
+    if canonical.len() > limit {
+        let message = format!("with what it inherits the job has more than {} as JSON", source::size(limit));
+        findings.push(Diagnostic::of_file(path, "file-size", message, source::TOO_LARGE_HINT));
+        return None;
+    }
+    let inherited = chain.map(|chain| chain.inherited(&document)).unwrap_or_default();
+    is_named.then_some(Read { definition, digest: Digest::of(&canonical), bytes: canonical.len(), line, inherited })
+}
+
+/// The definition that a file's values make. The walk lets nothing pass that the types do not take: a finding is a fault of ours.
+fn definition_of(path: &str, value: Json) -> Result<JobDefinition, Box<Diagnostic>> {
+    let hint = "the check of the file missed this: please report it, with the file";
+    serde_json::from_value(value)
+        .map_err(|error| Diagnostic::of_file(path, "definition", format!("not a job definition: {error}"), hint).into())
 }
 
 impl Walk<'_> {
-    /// A job from its file's root. One whose name cannot be taken goes on under a stand-in, so that its other findings are told too;
-    /// whether it has a name of its own comes with it.
+    /// A job from its file's root. One whose name cannot be taken goes on under a stand-in, so that its other findings are told
+    /// too; whether it has a name of its own comes with it.
     fn lower_job(&mut self, root: &Node, inherited: Option<&Json>, start: Span) -> Option<(Json, bool)> {
         let Value::Map(entries) = &root.value else {
             return self.lower(root, &JOB, inherited, start, "the file").map(|value| (value, true));
@@ -329,7 +276,7 @@ impl Walk<'_> {
     }
 }
 
-fn at(finding: Diagnostic, text: &str, span: Span) -> Diagnostic {
+pub(crate) fn at(finding: Diagnostic, text: &str, span: Span) -> Diagnostic {
     finding.at(text, span.line, span.column, span.start as usize, span.end as usize)
 }
 
@@ -359,7 +306,8 @@ impl Located<'_> {
             found.unwrap_or_else(|| (self.path.to_owned(), self.text, self.document, "", self.nearest(&pointer)));
         let mut diagnostic = at(Diagnostic::of_file(path, code, message, hint), text, span);
         diagnostic.severity = severity;
-        diagnostic.label = label(definition, code, &pointer, |pointer| document.value(&format!("{prefix}{pointer}")));
+        let place = |pointer: &str| document.value(&format!("{prefix}{pointer}"));
+        diagnostic.label = shortened(label(definition, code, &pointer, place));
         diagnostic
     }
 
@@ -435,7 +383,14 @@ fn without_duplicates<'a>(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use octavius_core::check::Severity;
+
+    #[test]
+    fn what_the_types_do_not_take_is_a_finding() {
+        let finding = definition_of("a.yaml", serde_json::json!({ "name": "a", "retries": "many" })).unwrap_err();
+        assert_eq!((finding.code, finding.path.as_str(), finding.is_error()), ("definition", "a.yaml", true));
+        assert!(finding.message.starts_with("not a job definition: ") && finding.message.contains("many"), "{finding:?}");
+        assert!(definition_of("a.yaml", serde_json::json!({ "name": "a", "retries": 1 })).is_ok());
+    }
 
     #[test]
     fn a_warning_does_not_stop_a_job() {

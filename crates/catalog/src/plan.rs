@@ -11,6 +11,7 @@ use serde::{Deserialize, Serialize};
 use crate::diff::{FieldChange, diff};
 use crate::document::Document;
 use crate::load::LoadedJob;
+use crate::manifest::Inherited;
 
 /// The number of a catalogue's revision; the first is 1, and 0 stands for a catalogue that has none yet.
 pub type Revision = u64;
@@ -177,9 +178,13 @@ pub struct Change {
     /// The digest of the definition that is to be there.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub after: Option<Digest>,
-    /// The definition that is to be there: of added and changed jobs.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    /// The definition that is to be there: of added and changed jobs. Never written with the plan, since it may hold a sensitive
+    /// default.
+    #[serde(skip)]
     pub definition: Option<Arc<JobDefinition>>,
+    /// The parts of that definition that come from elsewhere than the job's own file, see [`LoadedJob::inherited`].
+    #[serde(skip)]
+    pub inherited: Vec<Inherited>,
 }
 
 /// How many jobs a plan touches.
@@ -239,7 +244,7 @@ impl Plan {
             fields: &'a [FieldChange],
         }
         let reported = |change: &Change| {
-            let Change { job, action, file, line, reason, fields, before: _, after: _, definition: _ } = change;
+            let Change { job, action, file, line, reason, fields, before: _, after: _, definition: _, inherited: _ } = change;
             serde_json::to_value(Reported { job, action: *action, file, line: *line, reason: reason.as_deref(), fields })
                 .unwrap_or_default()
         };
@@ -286,7 +291,7 @@ pub fn plan(
             Some(before) => {
                 let definition = before.definition.as_ref().ok_or_else(|| PlanError::DefinitionMissing(before.name.clone()))?;
                 let document = job.source.as_ref().and_then(|source| Document::index(&job.file, source));
-                diff(definition, &job.definition, document.as_ref())
+                diff(definition, &job.definition, document.as_ref(), &job.inherited)
             }
             None => Vec::new(),
         };
@@ -302,6 +307,7 @@ pub fn plan(
             before: before.map(|before| before.digest),
             after: Some(job.digest),
             definition: Some(Arc::clone(&job.definition)),
+            inherited: job.inherited.clone(),
         };
         changes.insert(folded, change);
     }
@@ -325,6 +331,7 @@ pub fn plan(
             before: Some(job.digest),
             after: None,
             definition: None,
+            inherited: Vec::new(),
         };
         changes.insert(folded, change);
     }

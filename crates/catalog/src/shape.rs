@@ -8,6 +8,7 @@ use octavius_core::nearest::nearest;
 use octavius_core::{CatalogName, HumanDuration, JobName};
 use serde_json::{Map, Value as Json};
 
+use crate::MANUAL;
 use crate::diagnostic::{Diagnostic, FINDINGS_PER_FILE};
 use crate::document::{Entry, Node, Span, Value};
 use crate::schema;
@@ -157,7 +158,10 @@ impl<'a> Walk<'a> {
                 self.text(node, text, "job-name", checked, "like refund-order")
             }
             (Shape::CatalogName, Value::Text(text)) => {
-                let checked = CatalogName::new(text.as_str()).map(|_| ()).map_err(|error| error.to_string());
+                let checked = match CatalogName::new(text.as_str()) {
+                    Ok(name) if name.as_str() == MANUAL => Err(format!("`{MANUAL}` is the catalogue of `octavius create`")),
+                    checked => checked.map(|_| ()).map_err(|error| error.to_string()),
+                };
                 self.text(node, text, "catalog-name", checked, "like payments")
             }
             (Shape::Duration, Value::Text(text)) => {

@@ -1,11 +1,12 @@
-//! The files of a catalogue: which there are, what each is for, and how much is too much. [`read_dir`] and [`read_file`] touch the
-//! disk; everything else works on (path, bytes), so that a catalogue may come from a git revision or a request as well.
+//! The files of a catalogue: which there are, what each is for, and how much is too much. [`read_dir`] and [`read_file`] touch
+//! the disk; everything else works on (path, bytes), so that a catalogue may come from a git revision or a request as well.
 
 use std::fs;
 use std::io;
 use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use octavius_core::limit::{CATALOG_BYTES, CATALOG_JOBS, JOB_FILE_BYTES};
 
@@ -16,6 +17,12 @@ pub const CATALOG_FILE: &str = "octavius.yaml";
 
 /// The file whose values the jobs of its folder and the folders below inherit.
 pub const DEFAULTS_FILE: &str = "_defaults.yaml";
+
+/// Most defaults files of one catalogue, the catalogue file not counted: each keeps a copy of what it inherits.
+pub(crate) const DEFAULTS_FILES: usize = 1_000;
+
+/// Longest path from a catalogue's root, in bytes.
+pub(crate) const PATH_BYTES: usize = 1024;
 
 /// How large a catalogue may be.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -50,16 +57,19 @@ pub struct Files {
     pub files: Vec<File>,
     /// Findings that reading gave: symlinks, files that are too large, names that cannot be.
     pub findings: Vec<Diagnostic>,
-    /// Put before paths in diagnostics, so that they are paths from where the person stands: `catalog`. Without a slash at its end.
+    /// Put before paths in diagnostics, so that they are paths from where the person stands: `catalog`. Without a slash at its
+    /// end.
     pub display_prefix: String,
     /// Put before the paths that jobs remember, which outlive this run: the catalogue's path from its repository's root.
     /// [`crate::git::Provenance::prefix`] has it. Without a slash at its end.
     pub file_prefix: String,
+    /// What the files were held to, and what their jobs are held to with what they inherit.
+    pub(crate) limits: Limits,
 }
 
 impl Files {
-    /// Takes files by (path from the catalogue's root, bytes): keeps those that the loader reads, in order, and has findings about
-    /// names that cannot be and about what exceeds `limits`.
+    /// Takes files by (path from the catalogue's root, bytes): keeps those that the loader reads, in order, and has findings
+    /// about names that cannot be and about what exceeds `limits`.
     #[must_use]
     pub fn new(files: impl IntoIterator<Item = (String, Vec<u8>)>, limits: &Limits) -> Self {
         let mut kept = Self::default();
@@ -68,7 +78,6 @@ impl Files {
                 kept.files.push(File { path, bytes: bytes.into() });
             }
         }
-        kept.files.sort_by(|a, b| a.path.cmp(&b.path));
         kept.enforce(limits);
         kept
     }
@@ -82,6 +91,11 @@ impl Files {
         self.display_prefix = prefix.to_owned();
         self.file_prefix = prefix.to_owned();
         self
+    }
+
+    /// The path that the jobs of a file remember.
+    pub(crate) fn remembered(&self, path: &str) -> String {
+        joined(&self.file_prefix, path)
     }
 
     /// Whether the loader reads a file of this path; says so where only a slip keeps it from being read.
@@ -119,9 +133,12 @@ impl Files {
         }
     }
 
-    /// Drops what exceeds the limits, with a finding for it.
+    /// Drops what exceeds the limits, with a finding for it, and sorts the rest by path. The files that jobs inherit from stay
+    /// before jobs: without them, other findings would not be true.
     fn enforce(&mut self, limits: &Limits) {
+        self.limits = *limits;
         let findings = &mut self.findings;
+        self.files.sort_by(|a, b| (is_job(&a.path), &a.path).cmp(&(is_job(&b.path), &b.path)));
         self.files.retain(|file| {
             let fits = file.bytes.len() <= limits.file_bytes;
             if !fits {
@@ -129,6 +146,15 @@ impl Files {
             }
             fits
         });
+        if let Some(file) = self.files.iter().filter(|file| is_defaults(&file.path)).nth(DEFAULTS_FILES) {
+            let message =
+                format!("the catalogue has more than {DEFAULTS_FILES} files {DEFAULTS_FILE}, this is the first over the limit");
+            let hint = "let folders share one that lies above them";
+            findings.push(Diagnostic::of_file(&file.path, "too-many-defaults", message, hint));
+            let cut = file.path.clone();
+            // Jobs are not looked at: without some of what they inherit, other findings would not be true.
+            self.files.retain(|file| !is_job(&file.path) && (!is_defaults(&file.path) || file.path < cut));
+        }
         if let Some(file) = self.files.iter().filter(|file| is_job(&file.path)).nth(limits.jobs) {
             let message = format!("the catalogue has more than {} jobs, this is the first over the limit", limits.jobs);
             findings.push(Diagnostic::of_file(&file.path, "too-many-jobs", message, "split the catalogue, or raise the limit"));
@@ -145,15 +171,20 @@ impl Files {
             findings.push(Diagnostic::of_file(&self.files[index].path, "catalog-size", message, hint));
             self.files.truncate(index);
         }
+        self.files.sort_by(|a, b| a.path.cmp(&b.path));
     }
 }
 
+/// What to do about a job that is too large.
+pub(crate) const TOO_LARGE_HINT: &str = "a job file names a program, it does not hold it";
+
 pub(crate) fn too_large(path: &str, limits: &Limits) -> Diagnostic {
     let message = format!("the file has more than {}", size(limits.file_bytes));
-    Diagnostic::of_file(path, "file-size", message, "a job file names a program, it does not hold it")
+    Diagnostic::of_file(path, "file-size", message, TOO_LARGE_HINT)
 }
 
-fn size(bytes: usize) -> String {
+/// A limit as people write it.
+pub(crate) fn size(bytes: usize) -> String {
     match bytes {
         _ if bytes >= 1 << 20 && bytes.is_multiple_of(1 << 20) => format!("{} MiB", bytes >> 20),
         _ if bytes >= 1 << 10 && bytes.is_multiple_of(1 << 10) => format!("{} KiB", bytes >> 10),
@@ -164,12 +195,33 @@ fn size(bytes: usize) -> String {
 /// Whether a path stays within its root and can be printed.
 fn is_sound(path: &str) -> bool {
     let part_is_sound = |part: &str| !part.is_empty() && part != "." && part != "..";
-    path.len() <= 1024 && !path.contains('\\') && !path.contains(char::is_control) && path.split('/').all(part_is_sound)
+    path.len() <= PATH_BYTES && !path.contains('\\') && !path.contains(char::is_control) && path.split('/').all(part_is_sound)
 }
 
 /// Whether the file at this path is a job: neither the catalogue file nor a defaults file.
 pub(crate) fn is_job(path: &str) -> bool {
-    path != CATALOG_FILE && path.rsplit('/').next() != Some(DEFAULTS_FILE)
+    path != CATALOG_FILE && !is_defaults(path)
+}
+
+/// Whether the file at this path is a defaults file.
+pub(crate) fn is_defaults(path: &str) -> bool {
+    path.rsplit('/').next() == Some(DEFAULTS_FILE)
+}
+
+/// Sorts paths and drops what is further over the limits on numbers than a finding needs: one file over each is enough. The files
+/// that jobs inherit from come first.
+pub(crate) fn sort_and_cut<T>(files: &mut Vec<T>, path: impl Fn(&T) -> &str, limits: &Limits) {
+    files.sort_by(|a, b| (is_job(path(a)), path(a)).cmp(&(is_job(path(b)), path(b))));
+    let (mut jobs, mut defaults) = (0, 0);
+    files.retain(|file| {
+        jobs += usize::from(is_job(path(file)));
+        defaults += usize::from(is_defaults(path(file)));
+        if is_job(path(file)) {
+            jobs <= limits.jobs.saturating_add(1)
+        } else {
+            !is_defaults(path(file)) || defaults <= DEFAULTS_FILES + 1
+        }
+    });
 }
 
 /// `prefix/path`, or the path alone where there is no prefix.
@@ -196,7 +248,8 @@ pub enum ReadError {
     },
 }
 
-/// Reads a catalogue's files from a folder. Symlinks, files too large and names that are not UTF-8 become findings.
+/// Reads a catalogue's files from a folder. Symlinks, submodules, files too large and names that are not UTF-8 become findings.
+/// `root` itself may be a symlink, since whoever names it means where it leads; below it none is followed.
 ///
 /// # Errors
 /// Where the folder is missing, or a folder or file cannot be read.
@@ -216,6 +269,11 @@ pub fn read_dir(root: &Path, limits: &Limits) -> Result<Files, ReadError> {
     let mut folders = vec![String::new()];
     while let Some(folder) = folders.pop() {
         let on_disk = root.join(&folder);
+        // Git keeps nothing of a repository within a repository: what is reviewed would not be what is read.
+        if !folder.is_empty() && fs::symlink_metadata(on_disk.join(".git")).is_ok() {
+            files.findings.push(submodule(&folder));
+            continue;
+        }
         for entry in fs::read_dir(&on_disk).map_err(io_error(&on_disk))? {
             let entry = entry.map_err(io_error(&on_disk))?;
             let kind = entry.file_type().map_err(io_error(&entry.path()))?;
@@ -239,29 +297,15 @@ pub fn read_dir(root: &Path, limits: &Limits) -> Result<Files, ReadError> {
             }
         }
     }
-    paths.sort_unstable();
-    // One job over the limit is enough to report it; the rest is not read, so that a huge folder costs no memory.
-    let mut jobs = 0;
-    paths.retain(|path| {
-        jobs += usize::from(is_job(path));
-        jobs <= limits.jobs.saturating_add(1)
-    });
-    let read_all = |paths: &[String]| -> Result<Vec<File>, ReadError> {
-        let mut read = Vec::with_capacity(paths.len());
-        let mut total = 0;
-        for path in paths {
-            let on_disk = root.join(path);
-            let bytes = read_at_most(&on_disk, limits.file_bytes).map_err(io_error(&on_disk))?;
-            total += bytes.len();
-            read.push(File { path: path.clone(), bytes: bytes.into() });
-            if total > limits.total_bytes {
-                break;
-            }
+    // What is over the limits is not read, so that a huge folder costs no memory.
+    sort_and_cut(&mut paths, |path| path, limits);
+    let total = AtomicUsize::new(0);
+    // First what jobs inherit from: where jobs use up the bytes, it is not said to be missing.
+    let (others, jobs) = paths.split_at(paths.partition_point(|path| !is_job(path)));
+    for paths in [others, jobs] {
+        for part in in_parallel(paths, |paths| read_within(root, paths, limits, &total)) {
+            files.files.extend(part?);
         }
-        Ok(read)
-    };
-    for part in in_parallel(&paths, read_all) {
-        files.files.extend(part?);
     }
     files.enforce(limits);
     let shown = root.to_string_lossy();
@@ -269,7 +313,23 @@ pub fn read_dir(root: &Path, limits: &Limits) -> Result<Files, ReadError> {
     Ok(files.at(if shown == "." { "" } else { shown }))
 }
 
-/// Reads one job file, for [`crate::load_file`].
+/// Reads files until `total`, the bytes that all threads together have read, is over the limit.
+fn read_within(root: &Path, paths: &[String], limits: &Limits, total: &AtomicUsize) -> Result<Vec<File>, ReadError> {
+    let mut read = Vec::new();
+    for path in paths {
+        if total.load(Ordering::Relaxed) > limits.total_bytes {
+            break;
+        }
+        let on_disk = root.join(path);
+        let bytes =
+            read_at_most(&on_disk, limits.file_bytes).map_err(|source| ReadError::Io { path: on_disk.clone(), source })?;
+        total.fetch_add(bytes.len(), Ordering::Relaxed);
+        read.push(File { path: path.clone(), bytes: bytes.into() });
+    }
+    Ok(read)
+}
+
+/// Reads one job file, for [`crate::load_file`]. `path` may be a symlink.
 ///
 /// # Errors
 /// Where the file is missing or cannot be read. A file over the limit is read to one byte over it, so that loading reports it.
@@ -292,6 +352,12 @@ fn read_at_most(path: &Path, limit: usize) -> io::Result<Vec<u8>> {
 pub(crate) fn symlink(path: &str) -> Diagnostic {
     let hint = "copy what it points to: a link may lead out of what was reviewed";
     Diagnostic::of_file(path, "symlink", "symbolic links are not followed", hint)
+}
+
+/// What is said about a repository within the catalogue's own.
+pub(crate) fn submodule(path: &str) -> Diagnostic {
+    let hint = "a catalogue is one repository: copy the files";
+    Diagnostic::of_file(path, "submodule", "submodules and other repositories are not followed", hint)
 }
 
 /// Runs `work` over consecutive parts of `items`, one part per processor, and gives the results in order.
@@ -363,14 +429,72 @@ mod tests {
         assert_eq!(codes(&heavy), [("catalog-size", "b.yaml")]);
     }
 
+    #[test]
+    fn defaults_files_are_counted_and_cut_before_jobs_are_looked_at() {
+        let folders: Vec<_> = (0..=DEFAULTS_FILES).map(|number| format!("{number:04}/{DEFAULTS_FILE}")).collect();
+        let mut paths: Vec<&str> = folders.iter().map(String::as_str).collect();
+        paths.extend(["a.yaml", CATALOG_FILE]);
+        let files = of(&paths);
+        assert_eq!(codes(&files), [("too-many-defaults", "1000/_defaults.yaml")]);
+        assert_eq!(files.files.len(), DEFAULTS_FILES + 1);
+        assert!(files.files.iter().all(|file| !is_job(&file.path)));
+        paths.remove(0);
+        assert_eq!((codes(&of(&paths)), of(&paths).files.len()), (vec![], DEFAULTS_FILES + 2));
+    }
+
+    #[test]
+    fn all_threads_together_read_no_more_than_the_limit() {
+        let dir = tempfile::tempdir().unwrap();
+        let paths: Vec<_> = (0..20).map(|number| format!("{number:02}.yaml")).collect();
+        for path in &paths {
+            fs::write(dir.path().join(path), "x".repeat(10)).unwrap();
+        }
+        let limits = Limits { total_bytes: 50, ..Limits::default() };
+        let total = AtomicUsize::new(0);
+        let read = |paths: &[String]| read_within(dir.path(), paths, &limits, &total).unwrap().len();
+        // One after the other, as two threads of which the first is the faster.
+        assert_eq!((read(&paths[..10]), read(&paths[10..])), (6, 0), "one file over the limit is enough for the finding");
+        assert_eq!(total.into_inner(), 60);
+        let files = read_dir(dir.path(), &limits).unwrap();
+        assert_eq!((files.files.len(), files.findings[0].code), (5, "catalog-size"));
+    }
+
+    /// A submodule that is checked out has a file `.git`, a repository that someone cloned there a folder; the root may have
+    /// either.
+    #[test]
+    fn a_repository_within_the_catalogue_is_refused() {
+        let dir = tempfile::tempdir().unwrap();
+        for folder in [".git", "a/module/jobs", "b/clone/.git", "c"] {
+            fs::create_dir_all(dir.path().join(folder)).unwrap();
+        }
+        for (path, text) in [
+            ("octavius.yaml", "catalog: x"),
+            ("a/module/.git", "gitdir: ../../.git/modules/module"),
+            ("a/module/jobs/x.yaml", "name: x"),
+            ("b/clone/y.yaml", "name: y"),
+            ("c/z.yaml", "name: z"),
+        ] {
+            fs::write(dir.path().join(path), text).unwrap();
+        }
+        let files = read_dir(dir.path(), &Limits::default()).unwrap();
+        assert_eq!(files.files.iter().map(|file| &*file.path).collect::<Vec<_>>(), ["c/z.yaml", "octavius.yaml"]);
+        let root = dir.path().to_str().unwrap();
+        let mut found = codes(&files);
+        found.sort_unstable();
+        assert_eq!(
+            found,
+            [("submodule", format!("{root}/a/module").as_str()), ("submodule", format!("{root}/b/clone").as_str())]
+        );
+    }
+
     #[cfg(unix)]
     #[test]
     fn a_folder_is_read_and_its_symlinks_are_refused() {
         let dir = tempfile::tempdir().unwrap();
-        fs::create_dir_all(dir.path().join("team/.git")).unwrap();
+        fs::create_dir_all(dir.path().join("team/.github")).unwrap();
         fs::write(dir.path().join("octavius.yaml"), "catalog: x").unwrap();
         fs::write(dir.path().join("team/a.yaml"), "name: a").unwrap();
-        fs::write(dir.path().join("team/.git/b.yaml"), "name: b").unwrap();
+        fs::write(dir.path().join("team/.github/b.yaml"), "name: b").unwrap();
         std::os::unix::fs::symlink("/etc/passwd", dir.path().join("team/link.yaml")).unwrap();
         std::os::unix::fs::symlink("/etc", dir.path().join("linked")).unwrap();
         let files = read_dir(dir.path(), &Limits::default()).unwrap();
@@ -383,6 +507,19 @@ mod tests {
             found,
             [("symlink", format!("{root}/linked").as_str()), ("symlink", format!("{root}/team/link.yaml").as_str())]
         );
+        // What the user names himself is followed.
+        let link = dir.path().join("link");
+        std::os::unix::fs::symlink("team", &link).unwrap();
+        let files = read_dir(&link, &Limits::default()).unwrap();
+        assert_eq!(files.files.iter().map(|file| &*file.path).collect::<Vec<_>>(), ["a.yaml"]);
+        assert_eq!(files.display_prefix, link.to_str().unwrap());
+        let link = dir.path().join("link.yaml");
+        std::os::unix::fs::symlink("team/a.yaml", &link).unwrap();
+        assert_eq!(read_file(&link, &Limits::default()).unwrap(), b"name: a");
+        let nowhere = dir.path().join("nowhere.yaml");
+        std::os::unix::fs::symlink("gone.yaml", &nowhere).unwrap();
+        assert!(matches!(read_file(&nowhere, &Limits::default()), Err(ReadError::Missing(_))));
+        assert!(matches!(read_dir(&nowhere, &Limits::default()), Err(ReadError::Missing(_))));
         assert!(matches!(read_dir(&dir.path().join("nowhere"), &Limits::default()), Err(ReadError::Missing(_))));
     }
 }

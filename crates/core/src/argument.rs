@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use regex::Regex;
+use regex::{Regex, RegexBuilder};
 
 use crate::definition::{Argument, ArgumentType, JobDefinition};
 use crate::duration::HumanDuration;
@@ -116,28 +116,51 @@ pub fn resolve(job: &JobDefinition, given: &Arguments) -> Result<Arguments, Vec<
 /// Checks one value against its declaration.
 ///
 /// # Errors
-/// What is wrong, as a lower-case fragment; names the value unless the argument is sensitive.
+/// What is wrong, as a lower-case fragment; names the value and the choices unless the argument is sensitive.
 pub fn check_value(argument: &Argument, value: &str) -> Result<(), String> {
-    let shown = || if argument.sensitive { "the value".to_owned() } else { format!("\"{}\"", clip(value).escape_debug()) };
+    check_all_but_pattern(argument, value)?;
+    let Some(pattern) = &argument.pattern else { return Ok(()) };
+    let regex = compile_pattern(pattern).map_err(|_| format!("its pattern {pattern} does not compile"))?;
+    check_pattern(argument, value, &regex)
+}
+
+/// Checks one value against its declaration, but for the pattern.
+///
+/// # Errors
+/// As [`check_value`].
+pub(crate) fn check_all_but_pattern(argument: &Argument, value: &str) -> Result<(), String> {
     if value.len() > ARGUMENT_VALUE_BYTES {
         return Err(format!("the value has {} bytes, at most {ARGUMENT_VALUE_BYTES} are allowed", value.len()));
     }
     if value.contains('\0') {
         return Err("the value holds a NUL character, which no environment variable can".to_owned());
     }
-    check_type(argument.kind, value).map_err(|expected| format!("{} is not {expected}", shown()))?;
-    if !argument.choices.is_empty() && !argument.choices.iter().any(|choice| choice.0 == value) {
-        let choices = argument.choices.iter().map(|choice| choice.0.as_str());
-        let hint = nearest(value, choices.clone()).map(|near| format!("; did you mean {near}?")).unwrap_or_default();
-        return Err(format!("{} is not one of {}{hint}", shown(), choices.collect::<Vec<_>>().join(", ")));
+    check_type(argument.kind, value).map_err(|expected| format!("{} is not {expected}", shown(argument, value)))?;
+    if argument.choices.is_empty() || argument.choices.iter().any(|choice| choice.0 == value) {
+        return Ok(());
     }
-    if let Some(pattern) = &argument.pattern {
-        let regex = compile_pattern(pattern).map_err(|_| format!("its pattern {pattern} does not compile"))?;
-        if !regex.is_match(value) {
-            return Err(format!("{} does not match {pattern}", shown()));
-        }
+    // The choices of a sensitive argument are what may be its value, and the nearest one is the likeliest.
+    if argument.sensitive {
+        return Err("the value is not one of the values allowed".to_owned());
     }
-    Ok(())
+    let choices = argument.choices.iter().map(|choice| choice.0.as_str());
+    let hint = nearest(value, choices.clone()).map(|near| format!("; did you mean {near}?")).unwrap_or_default();
+    Err(format!("{} is not one of {}{hint}", shown(argument, value), choices.collect::<Vec<_>>().join(", ")))
+}
+
+/// Checks one value against its argument's pattern, as [`compile_pattern`] made it.
+///
+/// # Errors
+/// As [`check_value`].
+pub(crate) fn check_pattern(argument: &Argument, value: &str, regex: &Regex) -> Result<(), String> {
+    match &argument.pattern {
+        Some(pattern) if !regex.is_match(value) => Err(format!("{} does not match {pattern}", shown(argument, value))),
+        _ => Ok(()),
+    }
+}
+
+fn shown(argument: &Argument, value: &str) -> String {
+    if argument.sensitive { "the value".to_owned() } else { format!("\"{}\"", clip(value).escape_debug()) }
 }
 
 /// Whether `value` is of the type.
@@ -157,13 +180,17 @@ pub fn check_type(kind: ArgumentType, value: &str) -> Result<(), &'static str> {
     if fits { Ok(()) } else { Err(expected) }
 }
 
+/// Most bytes that a compiled pattern may take: 1 MiB. A short pattern of nested repetitions takes any amount.
+const PATTERN_BYTES: usize = 1 << 20;
+
 /// Compiles an argument's pattern so that it must match the whole value, bounded in the memory it may take.
 ///
 /// # Errors
-/// Where the pattern is not a regular expression, or too large a one.
+/// Where the pattern is not a regular expression, or one that takes more than 1 MiB.
 pub fn compile_pattern(pattern: &str) -> Result<Regex, regex::Error> {
-    Regex::new(pattern)?; // on its own first: `a)(b` must not become valid by what is put around it
-    regex::RegexBuilder::new(&format!("^(?:{pattern})$")).size_limit(1 << 20).build()
+    let compile = |pattern: &str| RegexBuilder::new(pattern).size_limit(PATTERN_BYTES).build();
+    compile(pattern)?; // on its own first: `a)(b` must not become valid by what is put around it
+    compile(&format!("^(?:{pattern})$"))
 }
 
 fn clip(value: &str) -> String {
@@ -235,6 +262,10 @@ mod tests {
             assert!(resolve(&job, &given(&[("order", bad)])).is_err(), "{bad}");
         }
         assert!(compile_pattern("a)(b").is_err());
+        // Between 1 MiB and what the regex crate takes of itself.
+        let large = r"\w{80}";
+        assert!(Regex::new(large).is_ok());
+        assert!(compile_pattern(large).unwrap_err().to_string().contains("1048576"));
     }
 
     #[test]
@@ -243,6 +274,10 @@ mod tests {
         let arguments = given(&[("pin", "hunter2"), ("who", "ann")]);
         assert!(!messages(&job, &[("pin", "hunter2")])[0].contains("hunter2"));
         assert_eq!(masked(&job, &arguments), given(&[("pin", MASK), ("who", "ann")]));
+        let job = self::job(r#"[{"name":"pin","sensitive":true,"enum":["hunter2","swordfish"]}]"#);
+        for near in ["hunter1", "swordfis", "x"] {
+            assert_eq!(messages(&job, &[("pin", near)]), ["argument `pin`: the value is not one of the values allowed"]);
+        }
     }
 
     #[test]

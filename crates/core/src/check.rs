@@ -1,7 +1,9 @@
-//! What a schema cannot say about a job: names of variables, defaults within their own rules, patterns that compile. The loader of
-//! files and the controller both ask here, so that a client that skips its own check gets the same findings.
+//! What a schema cannot say about a job: names of variables, defaults within their own rules, patterns that compile. The loader
+//! of files and the controller both ask here, so that a client that skips its own check gets the same findings.
 
 use std::collections::{BTreeSet, HashMap};
+
+use regex::Regex;
 
 use crate::argument;
 use crate::definition::{Argument, ArgumentType, JobDefinition, MAX_PRIORITY, Scalar, SecretSource};
@@ -32,6 +34,23 @@ pub struct Finding {
     pub hint: String,
 }
 
+/// Longest message or hint, in characters: what it repeats of a file may be as long as the file.
+const MESSAGE_CHARS: usize = 1000;
+
+/// A message with its middle left out where it is longer than anyone reads; its end often says what is wrong.
+#[must_use]
+pub fn shortened(message: String) -> String {
+    if message.len() <= MESSAGE_CHARS {
+        return message;
+    }
+    let chars = message.chars().count();
+    if chars <= MESSAGE_CHARS {
+        return message;
+    }
+    let half = MESSAGE_CHARS / 2;
+    message.chars().take(half).chain(['…']).chain(message.chars().skip(chars - half)).collect()
+}
+
 struct Findings(Vec<Finding>);
 
 impl Findings {
@@ -40,8 +59,8 @@ impl Findings {
             severity: Severity::Error,
             code,
             pointer: pointer.into(),
-            message: message.into(),
-            hint: hint.into(),
+            message: shortened(message.into()),
+            hint: shortened(hint.into()),
         });
     }
 
@@ -53,25 +72,58 @@ impl Findings {
     }
 }
 
-/// Patterns that were tried already, with what is wrong about them: the jobs of a catalogue share many, and compiling one takes
-/// longer than all other checks of a job.
+/// Patterns that were compiled already: the jobs of a catalogue share many, and compiling one takes longer than all other checks
+/// of a job.
 #[derive(Debug, Clone, Default)]
-pub struct Patterns(HashMap<String, Option<String>>);
+pub struct Patterns {
+    /// What is wrong about each; `None` where it compiles.
+    problems: HashMap<String, Option<String>>,
+    compiled: HashMap<String, Regex>,
+}
+
+/// Compiled patterns that are kept; with more, the ones so far are dropped. Each may take 1 MiB.
+const KEPT_PATTERNS: usize = 100;
 
 impl Patterns {
     /// What is wrong about a pattern; `None` where it compiles.
     fn problem(&mut self, pattern: &str) -> Option<String> {
-        if let Some(known) = self.0.get(pattern) {
+        if let Some(known) = self.problems.get(pattern) {
             return known.clone();
         }
-        let problem = argument::compile_pattern(pattern).err().map(|error| {
+        let problem = self.compile(pattern).err().map(|error| {
             let detail = error.to_string();
             detail.lines().last().unwrap_or_default().trim_start_matches("error: ").to_owned()
         });
-        self.0.insert(pattern.to_owned(), problem.clone());
+        self.problems.insert(pattern.to_owned(), problem.clone());
         problem
     }
+
+    fn compile(&mut self, pattern: &str) -> Result<Regex, regex::Error> {
+        if let Some(regex) = self.compiled.get(pattern) {
+            return Ok(regex.clone());
+        }
+        let regex = argument::compile_pattern(pattern)?;
+        if self.compiled.len() >= KEPT_PATTERNS {
+            self.compiled.clear();
+        }
+        self.compiled.insert(pattern.to_owned(), regex.clone());
+        Ok(regex)
+    }
+
+    /// As [`argument::check_value`].
+    fn check_value(&mut self, argument: &Argument, value: &str) -> Result<(), String> {
+        argument::check_all_but_pattern(argument, value)?;
+        let Some(pattern) = &argument.pattern else { return Ok(()) };
+        let regex = self.compile(pattern).map_err(|_| format!("its pattern {pattern} does not compile"))?;
+        argument::check_pattern(argument, value, &regex)
+    }
 }
+
+/// Most attempts that may follow a failed one, as the schema has it.
+const MAX_RETRIES: u32 = 100;
+
+/// Highest limit of executions at once, as the schema has it.
+const MAX_CONCURRENCY: u32 = 10_000;
 
 /// Everything there is to say about a definition.
 #[must_use]
@@ -187,7 +239,7 @@ fn check_argument(argument: &Argument, pointer: &str, patterns: &mut Patterns, f
             _ => "change the default, or the type",
         };
         findings.error("default-type", at, format!("\"{}\" is not {expected}", shown(argument, default)), hint);
-    } else if choices_fit && let Err(problem) = argument::check_value(argument, &default.0) {
+    } else if choices_fit && let Err(problem) = patterns.check_value(argument, &default.0) {
         findings.error("default-value", at, format!("the default does not fit: {problem}"), "");
     } else if argument.sensitive {
         let message = format!("`{name}` is sensitive, and its default is readable in the file");
@@ -241,17 +293,21 @@ fn check_rest(job: &JobDefinition, findings: &mut Findings) {
         let hint = "add `image_name` for Kubernetes, `command` for the process runner, or both";
         findings.error("nothing-to-run", "/name", format!("`{}` has neither image_name nor command", job.name), hint);
     }
-    if job.priority > MAX_PRIORITY {
-        findings.error("priority", "/priority", format!("{} is out of range", job.priority), format!("0 to {MAX_PRIORITY}"));
-    }
-    if job.retries > 100 {
-        findings.error("retries", "/retries", format!("{} retries are out of range", job.retries), "0 to 100");
+    // The loader finds these by the schema already, with the same code and words: here they are for definitions that came another
+    // way.
+    let limit = job.concurrency.map_or(1, |concurrency| concurrency.limit);
+    for (pointer, value, min, max) in [
+        ("/priority", u32::from(job.priority), 0, u32::from(MAX_PRIORITY)),
+        ("/retries", job.retries, 0, MAX_RETRIES),
+        ("/concurrency/limit", limit, 1, MAX_CONCURRENCY),
+    ] {
+        if !(min..=max).contains(&value) {
+            let field = pointer.rsplit('/').next().unwrap_or_default();
+            findings.error("range", pointer, format!("{value} is out of range for `{field}`"), format!("{min} to {max}"));
+        }
     }
     if job.timeout.is_some_and(|timeout| timeout.get().is_zero()) {
         findings.error("timeout", "/timeout", "a timeout of 0s ends every run at once", "leave it out for the default of 24h");
-    }
-    if job.concurrency.is_some_and(|concurrency| concurrency.limit == 0) {
-        findings.error("concurrency", "/concurrency/limit", "a limit of 0 never runs", "1 or more");
     }
     for (index, group) in job.authorized_groups.iter().enumerate() {
         if group.trim().is_empty() {
@@ -310,6 +366,36 @@ mod tests {
     }
 
     #[test]
+    fn a_message_does_not_repeat_a_whole_file() {
+        let json = format!(
+            r#"{{"name":"a","command":["true"],"env_vars":{{"args":[{{"name":"n","type":"integer","default":"{}"}}]}}}}"#,
+            "é".repeat(50_000)
+        );
+        let job: JobDefinition = serde_json::from_str(&json).unwrap();
+        let found = check(&job);
+        assert_eq!(found[0].message.chars().count(), 1001);
+        assert!(found[0].message.starts_with("\"éé") && found[0].message.ends_with("is not an integer"), "{}", found[0].message);
+        assert_eq!(shortened("é".repeat(1000)), "é".repeat(1000));
+    }
+
+    #[test]
+    fn numbers_are_held_to_the_range_that_the_schema_has() {
+        let job = |priority: u32, retries: u32, limit: u32| {
+            format!(
+                r#"{{"name":"a","command":["true"],"priority":{priority},"retries":{retries},"concurrency":{{"limit":{limit}}}}}"#
+            )
+        };
+        let ranges = |json: String| {
+            let mut found = codes(&json);
+            found.retain(|(code, _)| *code == "range");
+            found.into_iter().map(|(_, pointer)| pointer).collect::<Vec<_>>()
+        };
+        assert_eq!(ranges(job(10, 101, 0)), ["/priority", "/retries", "/concurrency/limit"]);
+        assert_eq!(ranges(job(9, 100, 10_001)), ["/concurrency/limit"]);
+        assert_eq!(ranges(job(9, 100, 10_000)), [""; 0]);
+    }
+
+    #[test]
     fn an_image_that_may_be_another_one_tomorrow_is_told() {
         for (image, told) in [
             ("refund", true),
@@ -331,9 +417,37 @@ mod tests {
     }
 
     #[test]
+    fn a_pattern_is_compiled_once_for_all_jobs_and_their_defaults() {
+        let mut patterns = Patterns::default();
+        let found = |patterns: &mut Patterns, default: &str| -> Vec<_> {
+            let json = format!(
+                r#"{{"name":"a","command":["x"],"env_vars":{{"args":[{{"name":"o","pattern":"A-[0-9]+","default":"{default}"}},
+                {{"name":"q","pattern":"("}}]}}}}"#
+            );
+            let job: JobDefinition = serde_json::from_str(&json).unwrap();
+            check_with(&job, patterns).into_iter().map(|finding| finding.code).collect()
+        };
+        assert_eq!(found(&mut patterns, "A-1"), ["pattern"]);
+        assert_eq!(found(&mut patterns, "B-1"), ["default-value", "pattern"]);
+        assert_eq!((patterns.problems.len(), patterns.compiled.len()), (2, 1));
+        // With another in its place it is seen that the one that was kept is used.
+        patterns.compiled.insert("A-[0-9]+".into(), Regex::new("^B").unwrap());
+        patterns.problems.insert("(".into(), None);
+        assert_eq!(found(&mut patterns, "A-1"), ["default-value"]);
+        assert_eq!(found(&mut patterns, "B-1"), [""; 0]);
+        for number in 0..3 * KEPT_PATTERNS {
+            assert_eq!(patterns.problem(&format!("x{number}")), None);
+            assert!(patterns.compiled.len() <= KEPT_PATTERNS);
+        }
+    }
+
+    #[test]
     fn a_sensitive_default_is_in_no_message() {
         let json = r#"{"name":"a","image_name":"i","env_vars":{"args":[{"name":"p","sensitive":true,"type":"integer","default":"hunter2"}]}}"#;
-        let job: JobDefinition = serde_json::from_str(json).unwrap();
-        assert!(check(&job).iter().all(|finding| !finding.message.contains("hunter2")));
+        let choice = r#"{"name":"a","command":["x"],"env_vars":{"args":[{"name":"p","sensitive":true,"enum":["hunter2"],"default":"hunter1"}]}}"#;
+        for json in [json, choice] {
+            let job: JobDefinition = serde_json::from_str(json).unwrap();
+            assert!(!format!("{:?}", check(&job)).contains("hunter"), "{:?}", check(&job));
+        }
     }
 }

@@ -4,18 +4,29 @@
 
 mod codes;
 mod documents;
+mod export;
+mod fuzz;
+mod git;
 mod inheritance;
+mod plan_file;
 mod plans;
+mod render;
 mod repository;
+mod sensitive;
 
 use octavius_catalog::{Files, Limits, Loaded, load};
 
-/// Loads a catalogue named `test` of these files.
-fn catalog(files: &[(&str, &str)]) -> Loaded {
+/// The files of a catalogue named `test`, unless they say otherwise.
+fn files(files: &[(&str, &str)]) -> Files {
     let named = files.iter().any(|(path, _)| *path == "octavius.yaml");
     let root = (!named).then_some(("octavius.yaml", "catalog: test\n"));
     let files = files.iter().copied().chain(root).map(|(path, text)| (path.to_owned(), text.as_bytes().to_vec()));
-    load(&Files::new(files, &Limits::default()))
+    Files::new(files, &Limits::default())
+}
+
+/// Loads a catalogue named `test` of these files.
+fn catalog(files: &[(&str, &str)]) -> Loaded {
+    load(&self::files(files))
 }
 
 /// The findings of a catalogue as `path:line:column code`.
