@@ -6,12 +6,13 @@ use std::task::{Context, Poll};
 use futures::future::BoxFuture;
 use http::HeaderValue;
 use octavius_core::{Permission, Principal};
-use octavius_proto::{Fault, reason};
+use octavius_proto::{Fault, MAX_MESSAGE_BYTES, reason};
 use tokio_util::task::TaskTracker;
 use tonic::body::Body;
 use tonic::{Code, Request, Status};
 use tower::{Layer, Service};
 
+use crate::catalog_service::MAX_APPLY_BYTES;
 use crate::tokens::Tokens;
 use crate::{fault, replies};
 
@@ -96,7 +97,7 @@ where
             match check(&tokens, &path, header.as_ref()).await {
                 Ok(Some(principal)) => {
                     request.extensions_mut().insert(principal);
-                    inner.call(request).await.map(readable).map(|reply| replies::send(&path, reply))
+                    inner.call(request).await.map(|reply| readable(&path, reply)).map(|reply| replies::send(&path, reply))
                 }
                 Ok(None) => inner.call(request).await,
                 Err(fault) => Ok(Status::from(fault).into_http()),
@@ -107,13 +108,16 @@ where
 
 /// Puts an answer of ours in the place of what the transport says of a message that it could not read: a fault of the caller's is not
 /// ours, and OUT_OF_RANGE has a meaning of its own with us. All that we say has details.
-fn readable(response: http::Response<Body>) -> http::Response<Body> {
+fn readable(path: &str, response: http::Response<Body>) -> http::Response<Body> {
     let headers = response.headers();
     if headers.contains_key("grpc-status-details-bin") {
         return response;
     }
     let fault = match headers.get(Status::GRPC_STATUS).map(|code| Code::from_bytes(code.as_bytes())) {
-        Some(Code::OutOfRange) => fault::too_large(),
+        Some(Code::OutOfRange) => {
+            let catalog = path.starts_with("/octavius.v1.CatalogService/");
+            fault::too_large(if catalog { MAX_APPLY_BYTES } else { MAX_MESSAGE_BYTES })
+        }
         Some(Code::Internal) => fault::invalid("the message cannot be read"),
         _ => return response,
     };

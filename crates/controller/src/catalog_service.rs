@@ -1,46 +1,52 @@
 //! The catalogue's RPCs: what is asked is checked here, what is done is in [`crate::catalogs`].
 
-use std::collections::{BTreeSet, HashMap};
+mod receive;
+
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::Instant;
 
 use bytes::Bytes;
-use octavius_catalog::manifest::{Entry as ManifestEntry, Inherited};
-use octavius_core::check::{self, Severity};
-use octavius_core::limit::{CATALOG_BYTES, CATALOG_JOBS, JOB_FILE_BYTES};
-use octavius_core::{CatalogName, Digest, JobDefinition, Principal};
+use futures::{StreamExt as _, TryStreamExt as _};
+use octavius_catalog::manifest::{Bucket, Entry as ManifestEntry, Inherited};
+use octavius_core::limit::CATALOG_JOBS;
+use octavius_core::{CatalogName, JobName, Permission, Principal};
+use octavius_proto::v1;
 use octavius_proto::v1::catalog_service_server::CatalogService;
-use octavius_proto::v1::{self, apply_request::Part};
 use octavius_proto::{Fault, InvalidField, reason, to_timestamp};
 use octavius_store::record::{FrozenRecord, RevisionRecord};
-use octavius_store::{Range, Store, codec, key};
 use prost::Message as _;
 use tokio_util::sync::CancellationToken;
 use tonic::{Code, Request, Response, Status, Streaming};
 
-use crate::catalogs::{Catalogs, Wanted};
+use crate::catalogs::Catalogs;
 use crate::definitions::Definitions;
 use crate::streams::Responses;
 use crate::{auth, fault};
 
+pub(crate) use receive::Turns;
+
 /// Bytes of definitions in one message of an answer.
 const MESSAGE_BYTES: usize = 1024 * 1024;
 
-/// For how long the next part of an apply is waited for.
-const PART_WITHIN: Duration = Duration::from_secs(60);
+/// Largest message of an apply, in bytes. Its header names every job that changes, and for each what it inherits: ten thousand of them do not
+/// fit what other calls take.
+pub(crate) const MAX_APPLY_BYTES: usize = 16 * 1024 * 1024;
+
+/// Buckets that are read ahead of the one that is being sent.
+const BUCKETS_AHEAD: usize = 4;
 
 /// Most entries of a list in one answer.
 const MAX_LIST: u32 = 1000;
 
-/// Longest text of provenance that is kept, in characters.
-const PROVENANCE_CHARS: usize = 1000;
+/// Jobs whose definitions are read together for a list.
+const LOOKED_AT: usize = 256;
 
 #[derive(Debug)]
 pub(crate) struct CatalogRpcs {
-    pub(crate) store: Arc<dyn Store>,
     pub(crate) catalogs: Arc<Catalogs>,
     pub(crate) room: Arc<crate::room::Room>,
     pub(crate) definitions: Arc<Definitions>,
+    pub(crate) turns: Turns,
     pub(crate) controller_id: String,
     pub(crate) shutdown: CancellationToken,
 }
@@ -50,155 +56,55 @@ fn catalog_name(text: &str) -> Result<CatalogName, Fault> {
 }
 
 impl CatalogRpcs {
-    /// The next part of an apply. A client that falls silent gives up its place.
-    async fn next(&self, parts: &mut Streaming<v1::ApplyRequest>) -> Result<Option<v1::ApplyRequest>, Fault> {
-        let next = tokio::select! {
-            next = tokio::time::timeout(PART_WITHIN, parts.message()) => next,
-            () = self.shutdown.cancelled() => return Err(fault::stopping()),
-        };
-        let next = next.map_err(|_| fault::invalid("the apply fell silent; nothing was changed"))?;
-        next.map_err(|status| fault::broken("apply", &status))
-    }
-
-    async fn receive(&self, mut parts: Streaming<v1::ApplyRequest>, principal: &Principal) -> Result<Wanted, Fault> {
-        let first = self.next(&mut parts).await?.and_then(|message| message.part);
-        let Some(Part::Header(header)) = first else {
-            return Err(fault::invalid("an apply begins with its header"));
-        };
-        if !header.controller_id.is_empty() && header.controller_id != self.controller_id {
-            let message = format!("the plan is for controller {}, this is {}", header.controller_id, self.controller_id);
-            return Err(Fault::new(Code::FailedPrecondition, reason::OTHER_CONTROLLER, message));
+    /// Makes sure that the caller may know of a job of a catalogue: of one that is there, whoever may see it; of one that is gone, or never
+    /// was, whoever applies.
+    async fn may_know(&self, principal: &Principal, catalog: &CatalogName, job: &JobName) -> Result<(), Fault> {
+        if principal.role.may(Permission::Apply) {
+            return Ok(()); // they read the catalogue whole
         }
-        let mut definitions = HashMap::new();
-        let mut jobs = HashMap::new();
-        let mut bytes = 0;
-        while let Some(message) = self.next(&mut parts).await? {
-            let Some(Part::Definitions(more)) = message.part else {
-                return Err(fault::invalid("after the header only definitions follow"));
-            };
-            for definition in more.definitions {
-                bytes += definition.json.len();
-                check_size(&definition, bytes, definitions.len() + 1)?;
-                let job = octavius_proto::definition("definition", Some(&definition))?;
-                let canonical = Bytes::from(job.to_canonical_json());
-                let digest = Digest::of(&canonical);
-                definitions.insert(digest, canonical);
-                jobs.insert(digest, job);
-            }
-        }
-        check_definitions(&header.put, &jobs).await?;
-        let put = header.put.into_iter().map(entry).collect::<Result<Vec<_>, _>>()?;
-        let remove = header.remove.iter().map(|name| octavius_proto::job_name("remove", name)).collect::<Result<Vec<_>, _>>()?;
-        let mut seen = BTreeSet::new();
-        for name in put.iter().map(|entry| &entry.name).chain(&remove) {
-            if !seen.insert(name.folded()) {
-                return Err(fault::invalid(format!("job {name} stands in the apply twice")));
-            }
-        }
-        if put.len() > CATALOG_JOBS {
-            return Err(Fault::new(Code::ResourceExhausted, reason::LIMIT, format!("more than {CATALOG_JOBS} jobs")));
-        }
-        Ok(Wanted {
-            catalog: catalog_name(&header.catalog)?,
-            parent: header.parent,
-            put,
-            remove,
-            definitions,
-            provenance: provenance(header.provenance.unwrap_or_default()),
-            by: principal.user.clone(),
-            plan_id: header.plan_id,
-            rollback_to: header.rollback_to,
-            freeze: header.freeze,
-        })
+        let found = self.catalogs.job(principal, &*self.catalogs.view().await?, job.as_str()).await?;
+        if found.catalog.name == *catalog { Ok(()) } else { Err(fault::no_job(job.as_str(), None)) }
     }
 
     async fn list_jobs(&self, principal: &Principal, request: v1::ListJobsRequest) -> Result<v1::ListJobsResponse, Fault> {
         let view = self.catalogs.view().await?;
         let limit = if request.limit == 0 { MAX_LIST } else { request.limit.min(MAX_LIST) } as usize;
-        let after = request.after.to_ascii_lowercase();
         let search = request.search.to_lowercase();
         let (mut jobs, mut bytes) = (Vec::new(), 0);
-        let later = view.owners.range::<str, _>((std::ops::Bound::Excluded(after.as_str()), std::ops::Bound::Unbounded));
-        for (folded, owned) in later {
-            let Some(entry) = owned.entry() else { continue };
-            let job = self.definitions.get(entry.digest).await.map_err(fault::from_store)?;
-            let wanted = request.labels.iter().all(|(key, value)| job.labels.get(key) == Some(value))
-                && (search.is_empty() || folded.contains(&search) || job.description.to_lowercase().contains(&search));
-            if !wanted || !principal.may_use(&job.authorized_groups) {
-                continue;
-            }
-            if jobs.len() == limit || bytes > MESSAGE_BYTES {
-                return Ok(v1::ListJobsResponse { jobs, more: true });
-            }
-            let summary = v1::JobSummary {
-                name: entry.name.to_string(),
-                description: job.description.clone(),
-                catalog: owned.catalog.name.to_string(),
-                executor: job.executor.clone().into_iter().collect(),
-                labels: job.labels.clone().into_iter().collect(),
-                definition: entry.digest.as_bytes().to_vec().into(),
-                file: entry.file.clone(),
+        let mut after = request.after;
+        loop {
+            // A few hundred definitions at a time: they are read together, and few more than are answered.
+            let found: Vec<_> = view.after(&after).take(LOOKED_AT).collect();
+            let Some((_, last)) = found.last() else {
+                return Ok(v1::ListJobsResponse { jobs, more: false });
             };
-            bytes += summary.encoded_len();
-            jobs.push(summary);
-        }
-        Ok(v1::ListJobsResponse { jobs, more: false })
-    }
-}
-
-fn check_size(definition: &v1::Definition, bytes: usize, count: usize) -> Result<(), Fault> {
-    let limit = |message: String| Err(Fault::new(Code::ResourceExhausted, reason::LIMIT, message));
-    if definition.json.len() > JOB_FILE_BYTES {
-        return limit(format!("a definition has {} bytes, at most {JOB_FILE_BYTES} are taken", definition.json.len()));
-    }
-    if bytes > CATALOG_BYTES || count > CATALOG_JOBS {
-        return limit(format!("a catalogue has at most {CATALOG_JOBS} jobs and {CATALOG_BYTES} bytes"));
-    }
-    Ok(())
-}
-
-/// Checks what a client may have skipped: each definition by the rules of files, and that it is the one its entry names.
-async fn check_definitions(put: &[v1::ManifestEntry], jobs: &HashMap<Digest, JobDefinition>) -> Result<(), Fault> {
-    let mut fault = Fault::new(Code::InvalidArgument, reason::INVALID_CATALOG, "the catalogue has findings; nothing was changed");
-    for wire in put {
-        let digest = octavius_proto::digest("definition", &wire.definition)?;
-        let Some(job) = jobs.get(&digest) else { continue };
-        tokio::task::coop::consume_budget().await; // a large catalogue takes a while; others take their turns in between
-        if job.name.as_str() != wire.name {
-            fault = fault
-                .violating(&wire.file, format!("the definition is that of {}, not of {}", job.name, wire.name.escape_debug()));
-        }
-        for finding in check::check(job).into_iter().filter(|finding| finding.severity == Severity::Error) {
-            let place = format!("{}{}", wire.file, finding.pointer);
-            fault = fault.violating(place, format!("[{}] {}", finding.code, finding.message));
+            after = last.name.to_string();
+            let digests = found.iter().map(|(_, entry)| entry.digest).collect();
+            let definitions = self.definitions.all(digests).await.map_err(fault::from_store)?;
+            for ((catalog, entry), job) in found.into_iter().zip(definitions) {
+                let holds = |text: &str| text.to_lowercase().contains(&search);
+                let wanted = request.labels.iter().all(|(key, value)| job.labels.get(key) == Some(value))
+                    && (search.is_empty() || holds(entry.name.as_str()) || holds(&job.description));
+                if !wanted || !principal.may_use(&job.authorized_groups) {
+                    continue;
+                }
+                if jobs.len() == limit || bytes > MESSAGE_BYTES {
+                    return Ok(v1::ListJobsResponse { jobs, more: true });
+                }
+                let summary = v1::JobSummary {
+                    name: entry.name.to_string(),
+                    description: job.description.clone(),
+                    catalog: catalog.name.to_string(),
+                    executor: job.executor.clone().into_iter().collect(),
+                    labels: job.labels.clone().into_iter().collect(),
+                    definition: entry.digest.as_bytes().to_vec().into(),
+                    file: entry.file.clone(),
+                };
+                bytes += summary.encoded_len();
+                jobs.push(summary);
+            }
         }
     }
-    if fault.violations.is_empty() { Ok(()) } else { Err(fault) }
-}
-
-fn entry(wire: v1::ManifestEntry) -> Result<ManifestEntry, Fault> {
-    if wire.file.len() > 4096 {
-        return Err(InvalidField::new("file", "a path of more than 4096 bytes").into());
-    }
-    Ok(ManifestEntry {
-        name: octavius_proto::job_name("name", &wire.name)?,
-        digest: octavius_proto::digest("definition", &wire.definition)?,
-        file: wire.file,
-        line: wire.line,
-        changed_in: 0,
-        inherited: wire
-            .inherited
-            .into_iter()
-            .map(|v1::InheritedField { field, file, line }| Inherited { field, file, line })
-            .collect(),
-    })
-}
-
-fn provenance(mut provenance: v1::Provenance) -> v1::Provenance {
-    for text in [&mut provenance.commit, &mut provenance.repository, &mut provenance.author] {
-        *text = text.chars().filter(|c| !c.is_control()).take(PROVENANCE_CHARS).collect();
-    }
-    provenance
 }
 
 fn to_entry(entry: &ManifestEntry) -> v1::ManifestEntry {
@@ -210,6 +116,24 @@ fn to_entry(entry: &ManifestEntry) -> v1::ManifestEntry {
         changed_in: entry.changed_in,
         inherited: entry.inherited.iter().map(to_inherited).collect(),
     }
+}
+
+/// A bucket's entries, in as many messages as a client can take.
+fn bucket_responses(index: u8, bucket: &Bucket) -> Vec<v1::GetBucketsResponse> {
+    let mut responses = Vec::new();
+    let (mut entries, mut bytes) = (Vec::new(), 0);
+    for entry in bucket.entries().iter().map(to_entry) {
+        bytes += entry.encoded_len();
+        entries.push(entry);
+        if bytes >= MESSAGE_BYTES {
+            responses.push(v1::GetBucketsResponse { bucket: index.into(), entries: std::mem::take(&mut entries) });
+            bytes = 0;
+        }
+    }
+    if !entries.is_empty() {
+        responses.push(v1::GetBucketsResponse { bucket: index.into(), entries });
+    }
+    responses
 }
 
 fn to_inherited(inherited: &Inherited) -> v1::InheritedField {
@@ -255,8 +179,8 @@ impl CatalogService for CatalogRpcs {
         let view = self.catalogs.view().await?;
         let mut response = v1::GetHeadResponse { controller_id: self.controller_id.clone(), ..Default::default() };
         if let Some(catalog) = view.catalogs.get(&name) {
-            let record = self.catalogs.revision(&name, catalog.head.revision).await.map_err(fault::from_store)?;
-            response.revision = record.map(|record| to_revision(&name, &record));
+            response.revision = Some(to_revision(&name, &catalog.record));
+            response.frozen = catalog.head.frozen.as_ref().map(to_frozen);
             let digests = (0..=u8::MAX).flat_map(|index| *catalog.root.bucket(index).content.as_bytes());
             response.bucket_digests = digests.collect::<Vec<u8>>().into();
         }
@@ -269,15 +193,19 @@ impl CatalogService for CatalogRpcs {
         let wanted = request.buckets.iter().map(|index| u8::try_from(*index)).collect::<Result<Vec<_>, _>>();
         let wanted = wanted.map_err(|_| Fault::from(InvalidField::new("buckets", "buckets are numbered 0 to 255")))?;
         let record = self.catalogs.revision(&name, request.revision).await.map_err(fault::from_store)?;
-        let record = record.ok_or_else(|| {
-            let message = format!("catalogue {name} has no revision {}", request.revision);
-            Fault::new(Code::NotFound, reason::NOT_FOUND, message)
-        })?;
-        let buckets = self.catalogs.buckets(&record, &wanted).await.map_err(fault::from_store)?;
-        let responses = buckets.into_iter().map(|(index, bucket)| {
-            Ok(v1::GetBucketsResponse { bucket: index.into(), entries: bucket.entries().iter().map(to_entry).collect() })
+        let record = record.ok_or_else(|| fault::no_revision(&name, request.revision))?;
+        let root = self.catalogs.root_of(&record).await.map_err(fault::from_store)?;
+        let catalogs = Arc::clone(&self.catalogs);
+        let blobs: Vec<_> = root.blobs().filter(|(index, _)| wanted.is_empty() || wanted.contains(index)).collect();
+        // A few buckets at a time: however many were asked for, the others are not in memory.
+        let buckets = futures::stream::iter(blobs).map(move |(index, digest)| {
+            let catalogs = Arc::clone(&catalogs);
+            async move {
+                let bucket = catalogs.bucket(&digest).await.map_err(fault::from_store)?;
+                Ok::<_, Status>(futures::stream::iter(bucket_responses(index, &bucket).into_iter().map(Ok)))
+            }
         });
-        Ok(Response::new(Box::pin(futures::stream::iter(responses.collect::<Vec<_>>()))))
+        Ok(Response::new(Box::pin(buckets.buffered(BUCKETS_AHEAD).try_flatten())))
     }
 
     async fn get_definitions(
@@ -312,10 +240,12 @@ impl CatalogService for CatalogRpcs {
     async fn apply(&self, request: Request<Streaming<v1::ApplyRequest>>) -> Result<Response<v1::ApplyResponse>, Status> {
         let principal = auth::principal(&request)?;
         self.room.for_work()?;
+        let _turn = self.turns.turn(request.metadata(), &self.shutdown).await?; // until the answer is made: so long it holds memory
         let wanted = self.receive(request.into_inner(), &principal).await?;
+        let began = Instant::now();
         let name = wanted.catalog.clone();
         let record = self.catalogs.apply(&wanted).await?;
-        tracing::info!(catalog = %name, revision = record.number, by = record.applied_by, "applied");
+        tracing::info!(catalog = %name, revision = record.number, by = record.applied_by, took = ?began.elapsed(), "applied");
         Ok(Response::new(v1::ApplyResponse { revision: Some(to_revision(&name, &record)) }))
     }
 
@@ -332,14 +262,17 @@ impl CatalogService for CatalogRpcs {
         &self,
         request: Request<v1::ListRevisionsRequest>,
     ) -> Result<Response<v1::ListRevisionsResponse>, Status> {
+        let principal = auth::principal(&request)?;
         let request = request.into_inner();
         let name = catalog_name(&request.catalog)?;
         let limit = if request.limit == 0 { 100 } else { request.limit.min(MAX_LIST) } as usize;
-        let after = (request.before > 0).then(|| key::catalog_revision(&name, request.before));
-        let range = Range { after, ..Range::of(key::catalog_revisions(&name), limit) };
-        let page = self.store.range(&range).await.map_err(fault::from_store)?;
-        let records = page.entries.iter().map(codec::decode).collect::<Result<Vec<RevisionRecord>, _>>();
-        let records = records.map_err(fault::from_store)?;
+        let records = if request.job.is_empty() {
+            self.catalogs.revisions(&name, request.before, limit).await.map_err(fault::from_store)?
+        } else {
+            let job = octavius_proto::job_name("job", &request.job).map_err(Fault::from)?;
+            self.may_know(&principal, &name, &job).await?;
+            self.catalogs.revisions_of(&name, &job, request.before, limit).await?
+        };
         let revisions = records.iter().map(|record| to_revision(&name, record)).collect();
         Ok(Response::new(v1::ListRevisionsResponse { revisions }))
     }

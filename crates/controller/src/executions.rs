@@ -27,7 +27,7 @@ use crate::streams::{Responses, until_stop};
 use crate::{auth, fault};
 
 /// Tries of one submission whose catalogue keeps changing.
-const MAX_TRIES: usize = 20;
+const MAX_TRIES: usize = 100;
 
 /// How far back the end of an id, or `@latest`, is looked for.
 const RECENT: usize = 1000;

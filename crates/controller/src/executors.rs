@@ -13,7 +13,7 @@ use octavius_core::{Digest, Execution, ExecutionId, ExecutorId, Labels, Principa
 use octavius_proto::v1::executor_service_server::ExecutorService;
 use octavius_proto::v1::report_execution_request::Step as WireStep;
 use octavius_proto::v1::{self, SessionRequest, SessionResponse, session_request, session_response::Say};
-use octavius_proto::{Fault, InvalidField, reason, to_duration, to_timestamp};
+use octavius_proto::{Fault, InvalidField, MAX_MESSAGE_BYTES, reason, to_duration, to_timestamp};
 use octavius_store::record::{ExecutorRecord, LogHead, SessionRecord, TokenRecord};
 use octavius_store::{Presence, Store, StoreError, Txn, codec, key};
 use tokio::sync::mpsc;
@@ -194,7 +194,7 @@ impl Executors {
         };
         let first = first.map_err(|_| fault::invalid("no hello came in time"))?;
         let Some(session_request::Say::Hello(hello)) =
-            first.map_err(|status| fault::broken("session", &status))?.and_then(|first| first.say)
+            first.map_err(|status| fault::broken("session", &status, MAX_MESSAGE_BYTES))?.and_then(|first| first.say)
         else {
             return Err(fault::invalid("a session begins with a hello"));
         };

@@ -1,7 +1,7 @@
 //! The one place where what went wrong inside becomes what a caller is told. Internal context is logged, never sent.
 
 use octavius_core::execution::Refusal;
-use octavius_proto::{Fault, MAX_MESSAGE_BYTES, reason};
+use octavius_proto::{Fault, reason};
 use octavius_store::StoreError;
 use tonic::{Code, Status};
 
@@ -58,18 +58,14 @@ pub(crate) fn from_engine(error: EngineError) -> Fault {
     }
 }
 
-/// What a caller is told whose stream broke, or cannot be read.
-pub(crate) fn broken(what: &str, status: &Status) -> Fault {
-    if status.code() == Code::OutOfRange { too_large() } else { invalid(format!("the {what} ended before it was whole")) }
+/// What a caller is told whose stream of messages of at most `limit` bytes broke, or cannot be read.
+pub(crate) fn broken(what: &str, status: &Status, limit: usize) -> Fault {
+    if status.code() == Code::OutOfRange { too_large(limit) } else { invalid(format!("the {what} ended before it was whole")) }
 }
 
 /// What a caller is told of a message over the limit.
-pub(crate) fn too_large() -> Fault {
-    Fault::new(
-        Code::ResourceExhausted,
-        reason::LIMIT,
-        format!("the message is too large: at most {MAX_MESSAGE_BYTES} bytes are taken"),
-    )
+pub(crate) fn too_large(limit: usize) -> Fault {
+    Fault::new(Code::ResourceExhausted, reason::LIMIT, format!("the message is too large: at most {limit} bytes are taken"))
 }
 
 /// What a caller is told while the controller stops.
@@ -94,6 +90,11 @@ pub(crate) fn no_job(name: &str, nearest: Option<&str>) -> Fault {
 /// What a caller is told of a catalogue that was never applied.
 pub(crate) fn no_catalog(name: &octavius_core::CatalogName) -> Fault {
     Fault::new(Code::NotFound, reason::NOT_FOUND, format!("no catalogue {name}"))
+}
+
+/// What a caller is told of a revision that is not there, or not kept any more.
+pub(crate) fn no_revision(catalog: &octavius_core::CatalogName, number: u64) -> Fault {
+    Fault::new(Code::NotFound, reason::NOT_FOUND, format!("catalogue {catalog} has no revision {number}"))
 }
 
 /// What a caller is told who may not.

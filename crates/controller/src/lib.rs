@@ -21,6 +21,7 @@ mod keeper;
 mod logs;
 mod losses;
 mod mirror;
+mod origins;
 mod queue;
 mod random;
 mod recent;

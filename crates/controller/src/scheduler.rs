@@ -16,6 +16,7 @@ use crate::definitions::Definitions;
 use crate::engine::{Engine, EngineError};
 use crate::fleet::{self, Fleet};
 use crate::mirror::{Listener, Mirrors};
+use crate::origins::Origins;
 use crate::queue::{Queue, Waiting};
 use crate::random;
 
@@ -30,13 +31,14 @@ const RETRY: Duration = Duration::from_millis(250);
 pub(crate) struct Scheduler {
     engine: Engine,
     definitions: Arc<Definitions>,
+    origins: Origins,
     fleet: Arc<Fleet>,
     queue: Mutex<Queue>,
 }
 
 impl Scheduler {
-    pub(crate) fn new(engine: Engine, definitions: Arc<Definitions>, fleet: Arc<Fleet>) -> Self {
-        Self { engine, definitions, fleet, queue: Mutex::default() }
+    pub(crate) fn new(engine: Engine, definitions: Arc<Definitions>, origins: Origins, fleet: Arc<Fleet>) -> Self {
+        Self { engine, definitions, origins, fleet, queue: Mutex::default() }
     }
 
     /// What waits.
@@ -104,9 +106,13 @@ impl Scheduler {
         // Before the claim: what cannot be assigned need not be claimed.
         let definition = self.definitions.get(known.execution.definition).await?;
         let arguments = self.engine.arguments(&known.execution).await?;
-        let step = self.engine.step_from(known, Event::Claim { executor: executor.clone(), nonce }, |txn| txn).await?;
-        self.fleet.claimed(executor, nonce, step.revision);
-        let execution = step.execution;
+        let waits = Arc::clone(&known.execution);
+        let claim = async {
+            let step = self.engine.step_from(known, Event::Claim { executor: executor.clone(), nonce }, |txn| txn).await?;
+            self.fleet.claimed(executor, nonce, step.revision);
+            Ok::<_, EngineError>(step.execution)
+        };
+        let (execution, origin) = self.origins.beside(&waits, claim).await?;
         let Some(fence) = execution.fence() else { return Ok(()) };
         let assignment = Assignment {
             id: id.to_string(),
@@ -116,7 +122,7 @@ impl Scheduler {
             arguments: arguments.into_iter().collect(),
             timeout: Some(to_duration(execution.timeout)),
             user: execution.user.clone(),
-            origin: None,
+            origin,
         };
         octavius_failpoint::reach(&octavius_failpoint::ASSIGN);
         if !self.fleet.tell(executor, Say::Assignment(assignment)) {

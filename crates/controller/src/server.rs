@@ -23,7 +23,7 @@ use tonic::transport::server::TcpIncoming;
 
 use crate::admin::Admin;
 use crate::auth::AuthLayer;
-use crate::catalog_service::CatalogRpcs;
+use crate::catalog_service::{CatalogRpcs, MAX_APPLY_BYTES, Turns};
 use crate::catalogs::{self, Catalogs};
 use crate::definitions::Definitions;
 use crate::engine::Engine;
@@ -35,6 +35,7 @@ use crate::keeper::{Keeper, Retention};
 use crate::logs::Logs;
 use crate::losses::Judge;
 use crate::mirror::Mirrors;
+use crate::origins::Origins;
 use crate::reconcile::Reconciler;
 use crate::room::Room;
 use crate::scheduler::{self, Scheduler};
@@ -131,7 +132,12 @@ impl Controller {
         let definitions = Arc::new(Definitions::new(Arc::clone(&store)));
         let catalogs = Arc::new(Catalogs::new(Arc::clone(&store), Arc::clone(&definitions)));
         let fleet = Arc::new(Fleet::default());
-        let scheduler = Arc::new(Scheduler::new(engine.clone(), Arc::clone(&definitions), Arc::clone(&fleet)));
+        let scheduler = Arc::new(Scheduler::new(
+            engine.clone(),
+            Arc::clone(&definitions),
+            Origins::new(Arc::clone(&catalogs)),
+            Arc::clone(&fleet),
+        ));
         let failed = CancellationToken::new();
         let judge = Arc::new(Judge::new(&timing));
         let mirrors = Mirrors { store: Arc::clone(&store), judge: Arc::clone(&judge), shutdown: shutdown.clone() };
@@ -190,10 +196,10 @@ impl Controller {
             shutdown: shutdown.clone(),
         };
         let catalog = CatalogRpcs {
-            store: Arc::clone(&store),
             catalogs,
             definitions,
             room,
+            turns: Turns::default(),
             controller_id: id.clone(),
             shutdown: shutdown.clone(),
         };
@@ -219,7 +225,7 @@ impl Controller {
             .layer(AuthLayer { tokens, tasks: tasks.clone() })
             .add_service(health_service)
             .add_service(reflection)
-            .add_service(CatalogServiceServer::new(catalog).max_decoding_message_size(MAX_MESSAGE_BYTES))
+            .add_service(CatalogServiceServer::new(catalog).max_decoding_message_size(MAX_APPLY_BYTES))
             .add_service(ExecutionServiceServer::new(executions).max_decoding_message_size(MAX_MESSAGE_BYTES))
             .add_service(LogServiceServer::new(logs).max_decoding_message_size(MAX_MESSAGE_BYTES))
             .add_service(ExecutorServiceServer::new(executors).max_decoding_message_size(MAX_MESSAGE_BYTES))

@@ -77,13 +77,14 @@ pub async fn put_all(store: &dyn Store, blobs: impl IntoIterator<Item = (Digest,
     put_in_batches(store, headers.into_iter()).await
 }
 
-/// Writes values, each under a key of its own.
-async fn put_in_batches(store: &dyn Store, values: impl Iterator<Item = (Key, Bytes)>) -> Result<(), StoreError> {
+/// Writes values, each under a key of its own. One that is too large for a transaction goes alone, and the store refuses it.
+pub(crate) async fn put_in_batches(store: &dyn Store, values: impl Iterator<Item = (Key, Bytes)>) -> Result<(), StoreError> {
     let mut values = values.peekable();
     let mut batch = || {
         let (mut txn, mut bytes) = (Txn::new(), 0);
         while txn.changes.len() < Txn::MAX_OPERATIONS
-            && let Some((key, value)) = values.next_if(|(_, value)| bytes + value.len() <= Txn::MAX_BYTES)
+            && let Some((key, value)) =
+                values.next_if(|(_, value)| txn.changes.is_empty() || bytes + value.len() <= Txn::MAX_BYTES)
         {
             bytes += value.len();
             txn.changes.push(Change::Put(key, value));

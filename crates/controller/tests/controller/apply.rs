@@ -8,7 +8,7 @@ use octavius_proto::v1::{self, Role};
 use octavius_proto::{Fault, reason};
 use tonic::Code;
 
-use crate::harness::{House, apply, definition, digest, entry, head, header, parts, told};
+use crate::harness::{House, apply, definition, digest, head, header, parts, told};
 
 fn a_job(name: &str) -> String {
     format!(r#"{{"name":"{name}","command":["true"]}}"#)
@@ -115,10 +115,12 @@ async fn an_apply_that_breaks_off_changes_nothing() {
         assert_eq!((fault.code, fault.reason.as_str()), (Code::InvalidArgument, reason::INVALID_REQUEST));
         assert!(fault.message.contains("was not sent"), "{fault:?}");
     }
+    let empty = v1::ApplyRequest { part: Some(v1::apply_request::Part::Definitions(v1::ApplyDefinitions::default())) };
     for (parts, wrong) in [
         (vec![], "begins with its header"),
         (vec![v1::ApplyRequest { part: None }], "begins with its header"),
         ([parts(header("c", 0, &[&a]), &[&a]), parts(header("c", 0, &[&b]), &[&b])].concat(), "only definitions follow"),
+        ([parts(header("c", 0, &[&a]), &[&a]), vec![empty]].concat(), "holds none"),
     ] {
         let fault = told(&admin.catalog().apply(futures::stream::iter(parts)).await.unwrap_err());
         assert!(fault.code == Code::InvalidArgument && fault.message.contains(wrong), "{fault:?}");
@@ -135,7 +137,8 @@ async fn everything_that_is_wrong_with_definitions_is_told_at_once() {
     let fault = apply(&admin, header("c", 0, &[bad, worse]), &[bad, worse]).await.unwrap_err();
     assert_eq!((fault.code, fault.reason.as_str()), (Code::InvalidArgument, reason::INVALID_CATALOG));
     let places: Vec<_> = fault.violations.iter().map(|violation| violation.field.as_str()).collect();
-    assert_eq!(places, ["bad.yaml/env_vars/args/0/name", "bad.yaml/env_vars/args/1/name", "bad.yaml/name", "worse.yaml/timeout"]);
+    assert_eq!(places, ["bad/env_vars/args/0/name", "bad/env_vars/args/1/name", "bad/name", "worse/timeout"]);
+    assert!(fault.violations[3].description.starts_with("worse.yaml:1: error["), "{fault:?}");
 
     // Very much wrong: what fits is told, with how much more there is.
     let many: Vec<String> = (0..1000).map(|n| format!(r#"{{"name":"j{n}"}}"#)).collect();
@@ -257,13 +260,47 @@ async fn three_thousand_jobs_are_one_revision_and_are_listed_in_pages() {
 
     let search = v1::ListJobsRequest { search: "JOB-004".into(), ..Default::default() };
     assert_eq!(applier.catalog().list_jobs(search).await.unwrap().into_inner().jobs.len(), 10);
-    let empty = apply(&applier, header("c", 1, &[]), &[]).await.unwrap();
-    assert_eq!((empty.number, empty.summary.unwrap().unchanged), (2, 3000));
-    let touched = entry(jobs[7]);
-    let again = apply(&applier, v1::ApplyHeader { put: vec![touched], ..header("c", 2, &[]) }, &[]).await.unwrap();
-    assert_eq!(again.summary.unwrap().unchanged, 3000);
-    assert!(
-        buckets(&applier, 3).await.iter().all(|entry| entry.changed_in == 1),
-        "a revision that changes nothing changes no job"
-    );
+}
+
+#[tokio::test]
+async fn an_apply_that_changes_nothing_makes_no_revision_and_one_that_moves_a_job_does() {
+    let house = House::open().await;
+    let admin = house.admin().await;
+    let (a, b) = (a_job("a"), a_job("b"));
+    let none = apply(&admin, header("c", 0, &[]), &[]).await.unwrap();
+    assert_eq!(none.number, 1, "that there is a catalogue is something new");
+    let with = v1::ApplyHeader { plan_id: "p-1".into(), ..header("c", 1, &[&a, &b]) };
+    let second = apply(&admin, with, &[&a, &b]).await.unwrap();
+    let gone = v1::ApplyHeader { remove: vec!["never-was".into()], plan_id: "p-2".into(), ..header("c", 2, &[&a, &b]) };
+    for same in [header("c", 2, &[]), header("c", 2, &[&a]), gone] {
+        assert_eq!(apply(&admin, same, &[&b]).await.unwrap(), second, "it is head's revision as it was");
+    }
+    // It is refused for all that where it was made against another revision.
+    let fault = apply(&admin, header("c", 1, &[]), &[]).await.unwrap_err();
+    assert_eq!(fault.reason, reason::HEAD_MOVED);
+    assert_eq!(head(&admin, "c").await, 2);
+
+    // Where a job stands is for whoever looks for it: its definition is the same, its place is not.
+    let inherited = v1::InheritedField { field: "/author".into(), file: "octavius.yaml".into(), line: 3 };
+    let moves: [&dyn Fn(&mut v1::ManifestEntry); 3] =
+        [&|entry| entry.line = 9, &|entry| (entry.line, entry.file) = (9, "team/a.yaml".into()), &|entry| {
+            (entry.line, entry.file, entry.inherited) = (9, "team/a.yaml".into(), vec![inherited.clone()]);
+        }];
+    for (parent, change) in (2..).zip(moves) {
+        let mut moved = header("c", parent, &[&a]);
+        change(&mut moved.put[0]);
+        let revision = apply(&admin, moved.clone(), &[]).await.unwrap();
+        let summary = revision.summary.unwrap();
+        assert_eq!((revision.number, summary.changed, summary.unchanged), (parent + 1, 0, 2));
+        let again = v1::ApplyHeader { parent: parent + 1, ..moved };
+        assert_eq!(apply(&admin, again, &[]).await.unwrap(), revision);
+    }
+    assert!(buckets(&admin, 5).await.iter().all(|entry| entry.changed_in == 2), "what moves a job does not change it");
+    let job = v1::ListRevisionsRequest { catalog: "c".into(), job: "a".into(), ..Default::default() };
+    let history = admin.catalog().list_revisions(job).await.unwrap().into_inner().revisions;
+    assert_eq!(history, [second]);
+
+    // Frozen with it is a change.
+    let frozen = v1::ApplyHeader { freeze: true, ..header("c", 5, &[]) };
+    assert_eq!(apply(&admin, frozen, &[]).await.unwrap().number, 6);
 }

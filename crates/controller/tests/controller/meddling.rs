@@ -7,9 +7,10 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use bytes::Bytes;
-use octavius_core::{CatalogName, Digest, Execution, ExecutionId, Timing};
+use octavius_core::{CatalogName, Digest, Execution, ExecutionId, Timestamp, Timing};
 use octavius_proto::reason;
 use octavius_proto::v1::{self, ExecutionState as S};
+use octavius_store::record::{FrozenRecord, HeadRecord};
 use octavius_store::{Commit, Entry, Key, Page, Presence, Range, Revision, Store, StoreError, Txn, Usage, Watch, codec, key};
 use tonic::Code;
 
@@ -110,6 +111,57 @@ async fn an_apply_that_lands_after_it_was_looked_for_is_known_as_its_own() {
     // Another's is still another's.
     let behind = apply(&admin, header("c", 0, &[JOB]), &[JOB]).await.unwrap_err();
     assert_eq!((behind.code, behind.reason.as_str()), (Code::Aborted, reason::HEAD_MOVED));
+}
+
+/// Freezes a catalogue, through another controller as it were, just before a transaction that asks for its head is carried out.
+#[derive(Debug)]
+struct Freezer {
+    head: Key,
+    armed: AtomicBool,
+}
+
+#[async_trait]
+impl Meddler for Freezer {
+    async fn commit(&self, store: &dyn Store, txn: Txn) -> Result<Commit, StoreError> {
+        let asks = txn.conditions.iter().any(|condition| condition.key == self.head);
+        if asks && self.armed.swap(false, Ordering::SeqCst) {
+            let entry = store.get(&self.head).await?.unwrap();
+            let mut head: HeadRecord = codec::decode(&entry)?;
+            head.frozen = Some(FrozenRecord { by: "ann".into(), at: Timestamp::now() });
+            let frozen = store.commit(Txn::new().unchanged(&entry).put(self.head.clone(), codec::encode(&head))).await;
+            assert!(matches!(frozen, Ok(Commit::Done(_))));
+        }
+        store.commit(txn).await
+    }
+}
+
+#[tokio::test]
+async fn a_freeze_in_between_is_told_to_an_apply_and_does_not_keep_jobs_from_running() {
+    let freezer = Freezer { head: key::catalog_head(&CatalogName::new("c").unwrap()), armed: AtomicBool::new(false) };
+    let freezer = Arc::new(freezer);
+    let house = house(timing(), &freezer).await;
+    let admin = house.admin().await;
+    house.apply(&[JOB]).await;
+    let other = JOB.replace("true", "false");
+    let arm = || freezer.armed.store(true, Ordering::SeqCst);
+    arm();
+    let fault = apply(&admin, header("c", 1, &[&other]), &[&other]).await.unwrap_err();
+    assert_eq!((fault.reason.as_str(), fault.fact("by")), (reason::FROZEN, Some("ann")), "{fault:?}");
+    assert_eq!(head(&admin, "c").await, 1);
+    arm();
+    execute(&admin, "j", &[]).await.unwrap();
+    assert!(!freezer.armed.load(Ordering::SeqCst), "nothing came in between");
+    let thaw = v1::SetFrozenRequest { catalog: "c".into(), frozen: false };
+    arm();
+    assert_eq!(admin.catalog().set_frozen(thaw.clone()).await.unwrap().into_inner().frozen, None);
+    // What both freeze and thaw between leaves is what was planned against.
+    apply(&admin, header("c", 1, &[&other]), &[&other]).await.unwrap();
+    // Frozen with a rollback, by whoever was first.
+    arm();
+    let back = v1::ApplyHeader { rollback_to: 1, freeze: true, ..header("c", 2, &[JOB]) };
+    apply(&admin, back, &[JOB]).await.unwrap();
+    let now = admin.catalog().get_head(v1::GetHeadRequest { catalog: "c".into() }).await.unwrap().into_inner();
+    assert_eq!((now.revision.unwrap().number, now.frozen.unwrap().by.as_str()), (3, "ann"));
 }
 
 /// Loses every write to a log.

@@ -21,6 +21,7 @@ const EXPECTED: &[(&str, &str)] = &[
     ("CatalogService/GetBuckets", APPLIERS),
     ("CatalogService/GetDefinitions", APPLIERS),
     ("CatalogService/Apply", APPLIERS),
+    ("CatalogService/SetFrozen", APPLIERS),
     ("CatalogService/ListRevisions", PEOPLE),
     ("CatalogService/ListJobs", PEOPLE),
     ("CatalogService/GetJob", PEOPLE),

@@ -12,7 +12,9 @@ use octavius_store::{Commit, Txn, codec, key};
 use tonic::Code;
 
 use crate::fake::{Fake, Session, finished, held, hello, labelled};
-use crate::harness::{Dice, House, apply, cancel, connect, digest, eventually, execute, get, head, header, reaches, soon, timing};
+use crate::harness::{
+    Dice, House, apply, cancel, connect, digest, eventually, execute, get, head, header, reaches, soon, timing,
+};
 
 const JOB: &str = r#"{"name":"j","command":["true"]}"#;
 

@@ -17,7 +17,7 @@ use tokio::sync::watch;
 use tonic::Code;
 
 use crate::fake::{Fake, finished, hello};
-use crate::harness::{Dice, House, PATIENCE, get, reaches, request, send, timing, told};
+use crate::harness::{Dice, House, PATIENCE, apply, get, header, reaches, request, send, timing, told};
 
 #[derive(Debug)]
 struct Shaky {
@@ -366,4 +366,58 @@ async fn an_execution_costs_one_write_for_each_step_and_hardly_a_read() {
     // The claim, its start, that it runs and how it ended; a look at the log before its seal.
     let ran = asked.load(Ordering::SeqCst) - before;
     assert!(ran < 5 * COUNT + COUNT / 2, "{ran} calls to run {COUNT}");
+}
+
+/// The history of a job costs what it answers: not what was done to others meanwhile, and no look at each revision one after the other.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_history_of_a_job_is_read_in_proportion_to_its_length() {
+    const COUNT: u64 = 120;
+    let asked = Arc::new(AtomicUsize::new(0));
+    let count = Arc::clone(&asked);
+    let timing = Timing { keep_interval: Duration::from_secs(3600), ..timing() };
+    let house = House::over(timing, |inner| Arc::new(Shaky { asked: count, ..Shaky::calm(inner) })).await;
+    // One changes each time, one seldom, one comes and goes.
+    for number in 1..=COUNT {
+        let busy = format!(r#"{{"name":"busy","command":["{number}"]}}"#);
+        let calm = format!(r#"{{"name":"calm","command":["{number}"]}}"#);
+        let odd = r#"{"name":"odd","command":["true"]}"#;
+        let mut put = vec![busy.as_str()];
+        put.extend((number % 40 == 1).then_some(calm.as_str()));
+        put.extend((number % 2 == 1).then_some(odd));
+        let remove = if number % 2 == 0 { vec!["odd".to_owned()] } else { vec![] };
+        apply(&house.admin().await, v1::ApplyHeader { remove, ..header("c", number - 1, &put) }, &put).await.unwrap();
+    }
+    let admin = house.admin().await;
+    let every = |step: u64| (1..=COUNT).rev().filter(move |number| number % step == 1 % step).collect::<Vec<_>>();
+    for (job, expected, most) in [("busy", every(1), 300), ("calm", every(40), 40), ("odd", every(1), 300)] {
+        let before = asked.load(Ordering::SeqCst);
+        let request = v1::ListRevisionsRequest { catalog: "c".into(), limit: 1000, before: 0, job: job.to_owned() };
+        let revisions = admin.catalog().list_revisions(request).await.unwrap().into_inner().revisions;
+        let reads = asked.load(Ordering::SeqCst) - before;
+        assert_eq!(revisions.iter().map(|revision| revision.number).collect::<Vec<_>>(), expected, "{job}");
+        assert!(reads <= most, "{reads} reads for {} revisions of {job}", expected.len());
+        eprintln!("{job}: {reads} reads for {} revisions", expected.len());
+    }
+}
+
+/// Fifty who apply all look at each new head: it is read once.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_new_head_is_read_once_by_all_who_look_at_it() {
+    let asked = Arc::new(AtomicUsize::new(0));
+    let count = Arc::clone(&asked);
+    let timing = Timing { keep_interval: Duration::from_secs(3600), ..timing() };
+    let house = House::over(timing, |inner| Arc::new(Shaky { asked: count, ..Shaky::calm(inner) })).await;
+    let jobs: Vec<String> = (0..600).map(|n| format!(r#"{{"name":"j{n}","command":["true"]}}"#)).collect();
+    let jobs: Vec<&str> = jobs.iter().map(String::as_str).collect();
+    house.apply(&jobs).await;
+    // Another controller has seen nothing of it yet: some 230 buckets.
+    let neighbour = house.neighbour().await;
+    let there = crate::harness::connect(neighbour.address(), Some(&house.token)).await;
+    there.admin().who_am_i(v1::WhoAmIRequest {}).await.unwrap();
+    let before = asked.load(Ordering::SeqCst);
+    let heads = join_all((0..50).map(|_| crate::harness::head(&there, "c"))).await;
+    let reads = asked.load(Ordering::SeqCst) - before;
+    assert!(heads.iter().all(|head| *head == 1));
+    assert!(reads < 600, "{reads} reads for 50 who look at one head");
+    neighbour.stop().await;
 }

@@ -1,10 +1,16 @@
 //! Blobs, over any backend.
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+use async_trait::async_trait;
 use bytes::Bytes;
 use octavius_core::Digest;
+use tokio::sync::watch;
 
-use super::{done, key, names};
-use crate::api::{Store, StoreError, Txn};
+use super::{PATIENCE, done, key, names};
+use crate::api::{Commit, Entry, Key, Page, Presence, Range, Revision, Store, StoreError, Txn, Usage, Watch};
 use crate::blob;
 use crate::key as keys;
 
@@ -48,4 +54,95 @@ pub(super) async fn damage_is_told(store: &dyn Store) {
     assert!(matches!(blob::get(store, &large.0).await, Err(StoreError::Unreadable(_))));
     done(store, Txn::new().delete(large_key)).await;
     assert_eq!(blob::get(store, &large.0).await, Ok(None));
+}
+
+pub(super) async fn what_no_transaction_takes_is_refused_and_ends_nothing_silently(store: &dyn Store) {
+    let huge = Bytes::from(vec![1; Txn::MAX_BYTES + 1]);
+    let values = [(key("before"), Bytes::from("x")), (key("huge"), huge), (key("behind"), Bytes::from("y"))];
+    let answer = blob::put_in_batches(store, values.into_iter()).await;
+    assert!(matches!(&answer, Err(StoreError::Invalid(_))), "{answer:?}");
+    assert_eq!(store.get(&key("huge")).await, Ok(None));
+}
+
+/// Whichever transaction of a blob is not made, while all that were on their way with it are, nobody reads half a blob.
+pub(super) async fn a_blob_is_whole_or_not_there_whatever_is_not_written(inner: Arc<dyn Store>) {
+    let mut fails = 0;
+    loop {
+        let store = OneFails { inner: Arc::clone(&inner), fails, commits: AtomicUsize::new(0), under_way: watch::channel(0).0 };
+        // Others each time: what one try leaves behind would hide what the next does wrong.
+        let blobs = [2_500_000, 70_000, 10].map(|size| blob_of(size + 1000 + fails));
+        let answer = tokio::time::timeout(PATIENCE, blob::put_all(&store, blobs.clone())).await.unwrap();
+        for (digest, bytes) in blobs {
+            let read = blob::get(&*inner, &digest).await;
+            let whole = read.as_ref().is_ok_and(|read| read.as_ref() == Some(&bytes));
+            assert!(
+                whole || (answer.is_err() && read == Ok(None)),
+                "{} bytes, commit {fails} failed: {:?}",
+                bytes.len(),
+                read.err()
+            );
+        }
+        if store.commits.load(Ordering::SeqCst) <= fails {
+            assert_eq!(answer, Ok(()));
+            break;
+        }
+        assert!(matches!(answer, Err(StoreError::Unavailable(_))), "{answer:?}");
+        fails += 1;
+    }
+    assert!(fails > 4, "only {fails} transactions: several must be on their way at once");
+}
+
+/// A store that does not make one transaction, and says so when all others that were on their way have been made.
+#[derive(Debug)]
+struct OneFails {
+    inner: Arc<dyn Store>,
+    /// Which one, from 0.
+    fails: usize,
+    commits: AtomicUsize,
+    under_way: watch::Sender<usize>,
+}
+
+#[async_trait]
+impl Store for OneFails {
+    async fn get(&self, key: &Key) -> Result<Option<Entry>, StoreError> {
+        self.inner.get(key).await
+    }
+
+    async fn range(&self, range: &Range) -> Result<Page, StoreError> {
+        self.inner.range(range).await
+    }
+
+    async fn commit(&self, txn: Txn) -> Result<Commit, StoreError> {
+        let number = self.commits.fetch_add(1, Ordering::SeqCst);
+        self.under_way.send_modify(|count| *count += 1);
+        if number == self.fails {
+            tokio::task::yield_now().await; // those that go with it begin
+            let alone = self.under_way.subscribe().wait_for(|count| *count == 1).await.map(drop);
+            assert!(alone.is_ok(), "the store itself is the sender");
+            return Err(StoreError::Unavailable("a test has not made it".to_owned()));
+        }
+        let answer = self.inner.commit(txn).await;
+        self.under_way.send_modify(|count| *count -= 1);
+        answer
+    }
+
+    async fn watch(&self, prefix: &Key, after: Revision) -> Result<Box<dyn Watch>, StoreError> {
+        self.inner.watch(prefix, after).await
+    }
+
+    async fn announce(&self, key: Key, value: Bytes, ttl: Duration) -> Result<Box<dyn Presence>, StoreError> {
+        self.inner.announce(key, value, ttl).await
+    }
+
+    async fn usage(&self) -> Result<Usage, StoreError> {
+        self.inner.usage().await
+    }
+
+    async fn compact(&self, until: Revision) -> Result<(), StoreError> {
+        self.inner.compact(until).await
+    }
+
+    async fn reclaim(&self) -> Result<(), StoreError> {
+        self.inner.reclaim().await
+    }
 }

@@ -52,6 +52,8 @@ pub async fn all(make: impl AsyncFn() -> Arc<dyn Store>) {
     );
     blobs::all_sizes_come_back(&*make().await).await;
     blobs::damage_is_told(&*make().await).await;
+    blobs::what_no_transaction_takes_is_refused_and_ends_nothing_silently(&*make().await).await;
+    blobs::a_blob_is_whole_or_not_there_whatever_is_not_written(make().await).await;
     for seed in 1..=5 {
         follows_model(&*make().await, &model::choices(seed, 60)).await;
     }
