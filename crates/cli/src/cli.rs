@@ -6,7 +6,8 @@ use clap::{Args, CommandFactory as _, Parser, Subcommand};
 
 use crate::commands::{
     apply, backup, cancel, completion, config, controller, create, demo, describe, dev, diff, execute, executions, executor,
-    executors, getlogs, history, import, list, schema, status, tokens, validate, version, whoami,
+    executors, export, getlogs, history, import, init, list, rollback, schema, status, tokens, unfreeze, validate, version,
+    whoami,
 };
 use crate::env;
 use crate::error::{Failure, Outcome};
@@ -56,6 +57,8 @@ pub struct ConnectArgs {
 /// What to do.
 #[derive(Debug, Subcommand)]
 pub enum Command {
+    /// Make a catalogue to begin from, with settings for the editor and CI
+    Init(init::InitArgs),
     /// Check the files of a catalogue, offline
     Validate(validate::ValidateArgs),
     /// Show what an apply would change
@@ -64,6 +67,12 @@ pub enum Command {
     Apply(apply::ApplyArgs),
     /// Show the revisions of a catalogue
     History(history::HistoryArgs),
+    /// Bring back what an older revision held
+    Rollback(rollback::RollbackArgs),
+    /// Let a catalogue be applied again that a rollback froze
+    Unfreeze(unfreeze::UnfreezeArgs),
+    /// Write a revision as files
+    Export(export::ExportArgs),
     /// Put one job into the catalogue `manual`
     Create(create::CreateArgs),
     /// Remove one job from the catalogue `manual`
@@ -121,7 +130,13 @@ pub enum Command {
 
 /// The groups of the help text.
 const GROUPS: [(&str, &[&str]); 4] = [
-    ("For the catalogue", &["validate", "diff", "apply", "history", "create", "delete", "import", "schema"]),
+    (
+        "For the catalogue",
+        &[
+            "init", "validate", "diff", "apply", "history", "rollback", "unfreeze", "export", "create", "delete", "import",
+            "schema",
+        ],
+    ),
     ("For people who run jobs", &["list", "describe", "execute", "rerun", "executions", "status", "getlogs", "cancel"]),
     ("For operators", &["controller", "executor", "executors", "tokens", "backup", "restore", "dev", "demo"]),
     ("Connections", &["config", "whoami", "completion", "version"]),
@@ -144,23 +159,27 @@ pub fn command() -> clap::Command {
     command.help_template(help)
 }
 
-/// The tree of commands for parsing: a form of output in the environment that a command does not have is none of its business.
+/// The tree of commands for parsing: a variable that is empty counts as unset, as CI systems give those that nobody set; and a form of output
+/// in the environment that a command does not have is none of its business.
 #[must_use]
 pub fn parser() -> clap::Command {
-    match env::get(env::OUTPUT) {
-        Some(output) => without_output(command(), &output),
-        None => command(),
-    }
+    by_environment(command())
 }
 
-fn without_output(command: clap::Command, output: &str) -> clap::Command {
+fn by_environment(command: clap::Command) -> clap::Command {
     command
         .mut_args(|arg| {
-            let ours = arg.get_env().is_some_and(|name| name == env::OUTPUT);
-            let has = arg.get_possible_values().iter().any(|value| value.matches(output, false));
-            if ours && !has { arg.env(clap::builder::Resettable::Reset) } else { arg }
+            let Some(name) = arg.get_env() else { return arg };
+            let counts = match std::env::var_os(name) {
+                Some(value) if value.is_empty() => false,
+                Some(value) if name == env::OUTPUT => {
+                    arg.get_possible_values().iter().any(|form| value.to_str().is_some_and(|value| form.matches(value, false)))
+                }
+                _ => true,
+            };
+            if counts { arg } else { arg.env(clap::builder::Resettable::Reset) }
         })
-        .mut_subcommands(|command| without_output(command, output))
+        .mut_subcommands(by_environment)
 }
 
 /// A job's name, as the argument or by the first Octavius' flag.

@@ -1,6 +1,6 @@
 //! Every environment variable that `octavius` reads. A flag `--some-thing` has `OCTAVIUS_SOME_THING`, with the same meaning and less weight;
 //! flags that consent to harm (`--yes`, `--prune`, `--allow-empty`, `--max-deletions`), and those
-//! by which `cancel` chooses several, have none; a test holds these rules.
+//! by which `cancel` chooses several, have none; a test holds these rules. One that is empty counts as unset.
 
 use std::ffi::OsString;
 
@@ -70,10 +70,30 @@ variables! {
     OUTPUT = "OCTAVIUS_OUTPUT";
     /// `diff` ends with 0 also where there are differences.
     EXIT_ZERO = "OCTAVIUS_EXIT_ZERO";
+    /// The git revision that `diff` compares with.
+    AGAINST = "OCTAVIUS_AGAINST";
+    /// Where `diff` writes its plan.
+    OUT = "OCTAVIUS_OUT";
+    /// A commit may be older than the one that was applied last.
+    ALLOW_OLDER = "OCTAVIUS_ALLOW_OLDER";
+    /// `apply` refuses files that are in no commit.
+    REQUIRE_CLEAN = "OCTAVIUS_REQUIRE_CLEAN";
+    /// How long `apply` plans again where someone else came before it.
+    RETRY_CONFLICT = "OCTAVIUS_RETRY_CONFLICT";
+    /// `apply` goes on with each change.
+    WATCH = "OCTAVIUS_WATCH";
+    /// `validate` asks the controller for its executors.
+    SERVER = "OCTAVIUS_SERVER";
     /// `apply` shows the plan and ends.
     DRY_RUN = "OCTAVIUS_DRY_RUN";
     /// A catalogue's name.
     CATALOG_NAME = "OCTAVIUS_CATALOG_NAME";
+    /// `rollback` freezes the catalogue too.
+    FREEZE = "OCTAVIUS_FREEZE";
+    /// A revision of a catalogue.
+    REVISION = "OCTAVIUS_REVISION";
+    /// For which CI system `init` writes a recipe.
+    CI_RECIPE = "OCTAVIUS_CI";
     /// A job file.
     JOB_PATH = "OCTAVIUS_JOB_PATH";
     /// A job's name.

@@ -156,6 +156,9 @@ fn hint_for(fault: &Fault) -> Option<&'static str> {
         }
         reason::NOT_PERMITTED => "`octavius whoami` shows your role and groups",
         reason::HEAD_MOVED => "someone applied in the meantime: look at `octavius diff` and apply again",
+        reason::FROZEN => "nothing is applied to it until `octavius unfreeze`",
+        reason::PROTECTED => "apply it without `protect: true` first, then remove it",
+        reason::OTHER_CONTROLLER => "make the plan against this controller",
         reason::NAME_TAKEN => "rename the job, or change it in the catalogue that owns it",
         reason::KEY_REUSED => "use another `--idempotency-key`, or exactly the first call's job and arguments",
         reason::STOPPING | reason::STORE_UNAVAILABLE => "try again in a moment",
@@ -179,5 +182,16 @@ mod tests {
         let failure = Failure::from(fault);
         assert_eq!(failure.exit, Exit::Usage);
         assert_eq!(failure.details, ["another \u{fffd}[31mthing"]);
+    }
+
+    #[test]
+    fn findings_of_the_controller_stand_below_with_their_places() {
+        let fault = Fault::new(Code::InvalidArgument, reason::INVALID_CATALOG, "the catalogue has findings; nothing was changed")
+            .violating("a/env_vars/args/0", "catalog/a.yaml:1: error[default-type]: \"many\" is not an integer")
+            .violating("b", "catalog/b.yaml:3: error[definition]: the definition is that of c, not of b");
+        let failure = Failure::from(fault);
+        assert_eq!(failure.exit, Exit::Usage);
+        assert_eq!(failure.details[0], "catalog/a.yaml:1: error[default-type]: \"many\" is not an integer");
+        assert_eq!(failure.details.len(), 2);
     }
 }

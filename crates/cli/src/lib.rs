@@ -2,6 +2,7 @@
 //! configuration ([`config`]), connections ([`session`]), output ([`output`]), errors and exit codes ([`error`], [`exit`]).
 
 pub mod arguments;
+pub mod catalog_args;
 pub mod cli;
 pub mod commands;
 pub mod config;
@@ -10,7 +11,10 @@ pub mod env;
 pub mod error;
 pub mod execution;
 pub mod exit;
+pub mod folder;
 pub mod kubernetes_options;
+pub mod lineage;
+pub mod notes;
 pub mod output;
 pub mod prompt;
 pub mod remote_catalog;
@@ -18,7 +22,9 @@ pub mod sanitize;
 pub mod session;
 pub mod store_options;
 pub mod table;
+pub mod upload;
 pub mod wait;
+pub mod watch;
 
 use std::process::ExitCode;
 
@@ -70,7 +76,8 @@ fn dispatch(context: &Context, command: Command) -> Outcome {
     octavius_failpoint::arm().map_err(|wrong| Failure::new(Exit::Usage, wrong))?;
     match command {
         // offline
-        Command::Validate(args) => c::validate::run(context, &args),
+        Command::Validate(args) => client(c::validate::run(context, &args)),
+        Command::Init(args) => c::init::run(context, &args),
         Command::Schema(args) => c::schema::run(context, &args),
         Command::Config(args) => c::config::run(context, &args),
         Command::Completion(args) => c::completion::run(context, &args),
@@ -78,6 +85,9 @@ fn dispatch(context: &Context, command: Command) -> Outcome {
         Command::Diff(args) => client(c::diff::run(context, &args)),
         Command::Apply(args) => client(c::apply::run(context, &args)),
         Command::History(args) => client(c::history::run(context, &args)),
+        Command::Rollback(args) => client(c::rollback::run(context, &args)),
+        Command::Unfreeze(args) => client(c::unfreeze::run(context, &args)),
+        Command::Export(args) => client(c::export::run(context, &args)),
         Command::Create(args) => client(c::create::run(context, &args)),
         Command::Delete(args) => client(c::create::delete(context, &args)),
         Command::List(args) => client(c::list::run(context, &args)),

@@ -205,10 +205,12 @@ pub enum Format {
     Yaml,
     /// GitHub workflow commands.
     Github,
+    /// Markdown, for a comment on a pull request.
+    Markdown,
 }
 
 impl Format {
-    const ALL: [(&'static str, Self); 8] = [
+    const ALL: [(&'static str, Self); 9] = [
         ("text", Self::Text),
         ("table", Self::Table),
         ("wide", Self::Wide),
@@ -217,6 +219,7 @@ impl Format {
         ("json", Self::Json),
         ("yaml", Self::Yaml),
         ("github", Self::Github),
+        ("markdown", Self::Markdown),
     ];
 
     /// A parser that takes these forms only.

@@ -2,14 +2,14 @@
 //! fetched: the buckets of the manifest whose digest is another, and the definitions of jobs that change or go.
 
 use std::cell::Cell;
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeSet, HashMap};
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
 use octavius_catalog::diagnostic::{render_count, render_text};
 use octavius_catalog::git::{self, Provenance};
-use octavius_catalog::manifest::{BUCKETS, Bucket, Entry, Manifest, bucket_of};
+use octavius_catalog::manifest::{BUCKETS, Bucket, Entry, Inherited, Manifest, bucket_of};
 use octavius_catalog::{
     Action, Change, Limits, Loaded, LoadedJob, Observed, Plan, PlanError, PlanOptions, ReadError, load, needed, plan, read_dir,
 };
@@ -19,8 +19,11 @@ use octavius_proto::{reason, v1};
 use crate::Context;
 use crate::error::{Failure, Outcome};
 use crate::exit::Exit;
+use crate::lineage::{refuse_older, require_clean};
 use crate::output::Shell;
 use crate::session::Session;
+use crate::table::wire_time;
+use crate::upload::Upload;
 
 /// A catalogue's folder, read and without errors.
 #[derive(Debug)]
@@ -32,9 +35,6 @@ pub struct Local {
     /// Where its files come from.
     pub provenance: Option<Provenance>,
 }
-
-/// Largest part of an apply, in bytes of definitions: well under what a message may have.
-const PART_BYTES: usize = 900 * 1024;
 
 /// Most definitions that are asked for at once.
 const DEFINITIONS_PER_CALL: usize = 10_000;
@@ -97,6 +97,8 @@ pub struct Remote {
     pub controller_id: String,
     /// The newest revision; none where the catalogue was never applied.
     pub revision: Option<v1::Revision>,
+    /// Who froze it, and when; none where it is not frozen.
+    pub frozen: Option<v1::Frozen>,
     /// Its jobs.
     pub jobs: Vec<Observed>,
 }
@@ -107,6 +109,30 @@ impl Remote {
     pub fn number(&self) -> u64 {
         self.revision.as_ref().map_or(0, |revision| revision.number)
     }
+
+    /// The commit that the newest revision came from; none where it is not known.
+    #[must_use]
+    pub fn commit(&self) -> Option<&str> {
+        let provenance = self.revision.as_ref()?.provenance.as_ref()?;
+        Some(provenance.commit.as_str()).filter(|commit| !commit.is_empty())
+    }
+}
+
+/// The first seven characters of a commit.
+#[must_use]
+pub fn short(commit: &str) -> &str {
+    commit.get(..7).unwrap_or(commit)
+}
+
+/// Where files come from, as a revision says it.
+#[must_use]
+pub fn wire_provenance(from: &Provenance) -> v1::Provenance {
+    v1::Provenance {
+        commit: from.commit.clone(),
+        dirty: from.dirty,
+        repository: from.repository.clone(),
+        author: from.author.split(" <").next().unwrap_or_default().to_owned(),
+    }
 }
 
 /// Something in a controller's answer that cannot be.
@@ -114,27 +140,33 @@ fn strange(error: impl Into<anyhow::Error>) -> Failure {
     Failure::new(Exit::Fault, error.into().context("the controller's answer cannot be understood"))
 }
 
-async fn head(session: &Session, catalog: &CatalogName) -> Outcome<v1::GetHeadResponse> {
+/// The newest revision of a catalogue, and whether it is frozen.
+///
+/// # Errors
+/// Where the controller cannot be reached or refuses.
+pub async fn head(session: &Session, catalog: &CatalogName) -> Outcome<v1::GetHeadResponse> {
     let request = v1::GetHeadRequest { catalog: catalog.to_string() };
     session.call(async |to| to.catalog().get_head(request.clone()).await).await
 }
 
 /// The jobs of some buckets of a revision.
-async fn fetch_buckets(session: &Session, catalog: &CatalogName, revision: u64, buckets: &[u8]) -> Outcome<Vec<Observed>> {
+async fn fetch_buckets(session: &Session, catalog: &CatalogName, revision: u64, buckets: &[u8]) -> Outcome<Vec<Entry>> {
     let mut jobs = Vec::new();
     if buckets.is_empty() || revision == 0 {
         return Ok(jobs);
     }
     let buckets = buckets.iter().map(|&bucket| bucket.into()).collect();
     let request = v1::GetBucketsRequest { catalog: catalog.to_string(), revision, buckets };
+    let inherited = |from: v1::InheritedField| Inherited { field: from.field, file: from.file, line: from.line };
     for message in session.gather(async |to| to.catalog().get_buckets(request.clone()).await).await? {
         for entry in message.entries {
-            jobs.push(Observed {
+            jobs.push(Entry {
                 name: octavius_proto::job_name("name", &entry.name).map_err(strange)?,
                 digest: octavius_proto::digest("definition", &entry.definition).map_err(strange)?,
                 file: entry.file,
                 line: entry.line,
-                definition: None,
+                changed_in: entry.changed_in,
+                inherited: entry.inherited.into_iter().map(inherited).collect(),
             });
         }
     }
@@ -142,8 +174,13 @@ async fn fetch_buckets(session: &Session, catalog: &CatalogName, revision: u64, 
 }
 
 /// Brings the definitions that a plan has to see.
-async fn fetch_definitions(session: &Session, desired: &[LoadedJob], jobs: &mut [Observed]) -> Outcome<()> {
+async fn fetch_needed(session: &Session, desired: &[LoadedJob], jobs: &mut [Observed]) -> Outcome<()> {
     let digests = needed(desired, jobs);
+    fetch_definitions(session, &digests, jobs).await
+}
+
+/// Brings the definitions of these digests to the jobs that have them.
+async fn fetch_definitions(session: &Session, digests: &[Digest], jobs: &mut [Observed]) -> Outcome<()> {
     let mut definitions: HashMap<Digest, Arc<JobDefinition>> = HashMap::new();
     for part in digests.chunks(DEFINITIONS_PER_CALL) {
         let request =
@@ -184,13 +221,14 @@ pub async fn observe(session: &Session, catalog: &CatalogName, desired: &[Loaded
         known && theirs.get(at..at + 32) == Some(ours.root().bucket(*index).content.as_bytes().as_slice())
     };
     let (same, differing): (Vec<u8>, Vec<u8>) = (0..=u8::MAX).partition(same);
-    let mut jobs = fetch_buckets(session, catalog, number, &differing).await?;
+    let mut jobs: Vec<Observed> =
+        fetch_buckets(session, catalog, number, &differing).await?.into_iter().map(Observed::from).collect();
     if number > 0 {
         let kept = same.iter().filter_map(|index| ours.buckets().get(index)).flat_map(Bucket::entries);
         jobs.extend(kept.cloned().map(Observed::from));
     }
-    fetch_definitions(session, desired, &mut jobs).await?;
-    Ok(Remote { controller_id: head.controller_id, revision: head.revision, jobs })
+    fetch_needed(session, desired, &mut jobs).await?;
+    Ok(Remote { controller_id: head.controller_id, revision: head.revision, frozen: head.frozen, jobs })
 }
 
 /// Looks at one job of a catalogue alone.
@@ -206,10 +244,33 @@ pub async fn observe_job(
     let head = head(session, catalog).await?;
     let number = head.revision.as_ref().map_or(0, |revision| revision.number);
     let bucket = bucket_of(name);
-    let mut jobs = fetch_buckets(session, catalog, number, &[bucket]).await?;
+    let mut jobs: Vec<Observed> =
+        fetch_buckets(session, catalog, number, &[bucket]).await?.into_iter().map(Observed::from).collect();
     jobs.retain(|job| job.name.folded() == name.folded());
-    fetch_definitions(session, desired, &mut jobs).await?;
-    Ok(Remote { controller_id: head.controller_id, revision: head.revision, jobs })
+    fetch_needed(session, desired, &mut jobs).await?;
+    Ok(Remote { controller_id: head.controller_id, revision: head.revision, frozen: head.frozen, jobs })
+}
+
+/// All jobs of a revision, with their definitions.
+///
+/// # Errors
+/// Where there is no such revision, or the controller cannot be reached or refuses.
+pub async fn fetch_revision(
+    session: &Session,
+    catalog: &CatalogName,
+    revision: u64,
+) -> Outcome<Vec<(Entry, Arc<JobDefinition>)>> {
+    let all: Vec<u8> = (0..=u8::MAX).collect();
+    let entries = fetch_buckets(session, catalog, revision, &all).await?;
+    let digests: BTreeSet<Digest> = entries.iter().map(|job| job.digest).collect();
+    let digests: Vec<Digest> = digests.into_iter().collect();
+    let mut jobs: Vec<Observed> = entries.iter().cloned().map(Observed::from).collect();
+    fetch_definitions(session, &digests, &mut jobs).await?;
+    let whole = |(entry, job): (Entry, Observed)| match job.definition {
+        Some(definition) => Ok((entry, definition)),
+        None => Err(strange(anyhow::Error::msg(format!("the definition of job `{}` is missing", job.name)))),
+    };
+    entries.into_iter().zip(jobs).map(whole).collect()
 }
 
 /// Plans, with refusals as such.
@@ -223,98 +284,83 @@ pub fn make_plan(catalog: &CatalogName, remote: &Remote, desired: &[LoadedJob], 
     })
 }
 
-/// The line above a plan: `prod/support: revision 41 (9c1f2ab) → working tree (4be07d1)`.
+/// The line above a plan: `prod/support: revision 41 (9c1f2ab) → working tree (4be07d1)`; and where nothing can be applied, that it is
+/// frozen. `to` is what the plan leads to: [`working_tree`], or a revision.
 #[must_use]
-pub fn header(session: &Session, catalog: &CatalogName, remote: &Remote, provenance: Option<&Provenance>) -> String {
+pub fn header(session: &Session, catalog: &CatalogName, remote: &Remote, to: &str) -> String {
     let before = match &remote.revision {
         None => "no revision".to_owned(),
         Some(revision) => {
-            let commit = revision.provenance.as_ref().and_then(|provenance| provenance.commit.get(..7));
-            format!("revision {}{}", revision.number, commit.map(|commit| format!(" ({commit})")).unwrap_or_default())
+            let dirty = revision.provenance.as_ref().is_some_and(|provenance| provenance.dirty);
+            let changed = if dirty { ", changed" } else { "" };
+            let commit = remote.commit().map(|commit| format!(" ({}{changed})", short(commit))).unwrap_or_default();
+            format!("revision {}{commit}", revision.number)
         }
     };
-    let after = match provenance {
+    let frozen = remote.frozen.as_ref().map(|frozen| format!(", {}", frozen_by(frozen))).unwrap_or_default();
+    format!("{}/{catalog}: {before} → {to}{frozen}", session.name())
+}
+
+/// `working tree (4be07d1, changed)`.
+#[must_use]
+pub fn working_tree(provenance: Option<&Provenance>) -> String {
+    match provenance {
         None => "working tree".to_owned(),
         Some(provenance) => format!("working tree ({}{})", provenance.short, if provenance.dirty { ", changed" } else { "" }),
-    };
-    format!("{}/{catalog}: {before} → {after}", session.name())
+    }
 }
 
-/// The messages of an apply: a header, then the definitions of new and changed jobs.
-fn messages(plan: &Plan, controller_id: String, provenance: Option<&Provenance>) -> Vec<v1::ApplyRequest> {
-    use v1::apply_request::Part;
-    let mut header = v1::ApplyHeader {
-        catalog: plan.catalog.to_string(),
-        parent: plan.parent_revision,
-        put: Vec::new(),
-        remove: Vec::new(),
-        provenance: provenance.map(|from| v1::Provenance {
-            commit: from.commit.clone(),
-            dirty: from.dirty,
-            repository: from.repository.clone(),
-            author: from.author.split(" <").next().unwrap_or_default().to_owned(),
-        }),
-        controller_id,
-        ..Default::default()
-    };
-    let mut bodies: BTreeMap<Digest, Vec<u8>> = BTreeMap::new();
-    for change in &plan.changes {
-        match (change.action, &change.definition) {
-            (Action::Removed, _) => header.remove.push(change.job.to_string()),
-            (Action::Added | Action::Changed, Some(definition)) => {
-                let json = definition.to_canonical_json();
-                let digest = Digest::of(&json);
-                header.put.push(v1::ManifestEntry {
-                    name: change.job.to_string(),
-                    definition: digest.as_bytes().to_vec().into(),
-                    file: change.file.clone(),
-                    line: change.line,
-                    changed_in: 0,
-                    inherited: Vec::new(),
-                });
-                bodies.insert(digest, json);
-            }
-            (Action::Added | Action::Changed | Action::Blocked, _) => {}
-        }
-    }
-    let mut messages = vec![v1::ApplyRequest { part: Some(Part::Header(header)) }];
-    let mut part = v1::ApplyDefinitions::default();
-    let mut bytes = 0;
-    for json in bodies.into_values() {
-        if bytes + json.len() > PART_BYTES && !part.definitions.is_empty() {
-            messages.push(v1::ApplyRequest { part: Some(Part::Definitions(std::mem::take(&mut part))) });
-            bytes = 0;
-        }
-        bytes += json.len();
-        part.definitions.push(v1::Definition { json: json.into() });
-    }
-    if !part.definitions.is_empty() {
-        messages.push(v1::ApplyRequest { part: Some(Part::Definitions(part)) });
-    }
-    messages
+/// `frozen by ann since 2026-03-01T12:00:00Z`.
+#[must_use]
+pub fn frozen_by(frozen: &v1::Frozen) -> String {
+    let at = wire_time(frozen.at.as_ref());
+    let since = if at.is_empty() { at } else { format!(" since {at}") };
+    format!("frozen by {}{since}", crate::sanitize::line(&frozen.by))
 }
 
-/// Carries a plan out.
+/// The refusal to apply to a catalogue that is frozen.
+///
+/// # Errors
+/// Where it is frozen.
+pub fn refuse_frozen(catalog: &CatalogName, remote: &Remote) -> Outcome<()> {
+    let Some(frozen) = &remote.frozen else { return Ok(()) };
+    Err(Failure::refused(format!("catalogue `{catalog}` is {}", frozen_by(frozen)))
+        .hint("nothing is applied to it until `octavius unfreeze`"))
+}
+
+/// With what a plan is carried out.
+#[derive(Debug, Clone, Default)]
+pub struct Applying {
+    /// The id of the controller that the plan was made against; empty for any.
+    pub controller_id: String,
+    /// Where the files came from: [`wire_provenance`] gives it.
+    pub provenance: Option<v1::Provenance>,
+    /// The id of the plan, where it was kept in a file; else empty.
+    pub plan_id: String,
+    /// The revision that is brought back; 0 where this is no rollback.
+    pub rollback_to: u64,
+    /// Freezes the catalogue with the new revision.
+    pub freeze: bool,
+}
+
+/// Carries a plan out. On a terminal, an upload that takes long shows how far it is.
 ///
 /// # Errors
 /// Where head has moved, the controller refuses, or cannot be reached.
-pub async fn apply(
-    session: &Session,
-    plan: &Plan,
-    controller_id: String,
-    provenance: Option<&Provenance>,
-) -> Outcome<v1::Revision> {
-    let messages = messages(plan, controller_id, provenance);
+pub async fn apply(session: &Session, plan: &Plan, applying: Applying) -> Outcome<v1::Revision> {
+    let upload = Upload::of(plan, &applying);
     let limit = session.timeout().max(APPLY_WAIT);
     let tries = Cell::new(0u32);
     let answer = session.call_within(limit, async |to| {
         tries.set(tries.get() + 1);
-        to.catalog().apply(tokio_stream::iter(messages.clone())).await
+        to.catalog().apply(tokio_stream::iter(upload.messages())).await
     });
-    match answer.await {
+    match upload.shown(session.shell(), answer).await {
         Ok(response) => Ok(response.revision.unwrap_or_default()),
         // head may have been moved by the try whose answer was lost
-        Err(failure) if tries.get() > 1 && failure.is(reason::HEAD_MOVED) => made_by(session, plan).await?.ok_or(failure),
+        Err(failure) if tries.get() > 1 && failure.is(reason::HEAD_MOVED) => {
+            made_by(session, plan, &applying).await?.ok_or(failure)
+        }
         Err(failure) if failure.may_pass() => {
             Err(failure.hint("it may or may not have been applied: `octavius diff` tells, and it is safe to run the same again"))
         }
@@ -324,11 +370,15 @@ pub async fn apply(
 
 /// The revision that a plan made, if it was this plan that made it: it follows on the plan's parent, holds everything that the plan puts
 /// and nothing that it removes, and changed just as much. From one parent that leads to one catalogue, whoever did it.
-async fn made_by(session: &Session, plan: &Plan) -> Outcome<Option<v1::Revision>> {
+async fn made_by(session: &Session, plan: &Plan, applying: &Applying) -> Outcome<Option<v1::Revision>> {
     let (catalog, parent) = (&plan.catalog, plan.parent_revision);
-    let request = v1::ListRevisionsRequest { catalog: catalog.to_string(), limit: 1, before: parent + 2, job: String::new() };
+    let request =
+        v1::ListRevisionsRequest { catalog: catalog.to_string(), limit: 1, before: parent.saturating_add(2), job: String::new() };
     let found = session.call(async |to| to.catalog().list_revisions(request.clone()).await).await?.revisions;
-    let follows = |revision: &v1::Revision| revision.number == parent + 1 && revision.parent == parent;
+    let follows = |revision: &v1::Revision| {
+        let same = revision.plan_id == applying.plan_id && revision.rollback_to == applying.rollback_to;
+        revision.number == parent.saturating_add(1) && revision.parent == parent && same
+    };
     let Some(revision) = found.into_iter().find(follows) else { return Ok(None) };
     let summary = revision.summary.unwrap_or_default();
     let count = |action| plan.changes.iter().filter(|change| change.action == action && change.before != change.after).count();
@@ -357,67 +407,35 @@ pub enum Applied {
     Unchanged(Plan, u64),
 }
 
-/// Applies a folder as it is, without removals and without questions: what `dev` does at its start and on each change.
+/// Which commits [`apply_folder`] takes.
+#[derive(Debug, Clone, Copy)]
+pub struct Wanted {
+    /// One that is older than the one that was applied last, too.
+    pub allow_older: bool,
+    /// Only files that are in a commit.
+    pub require_clean: bool,
+}
+
+/// Applies a folder as it is, without removals and without questions: what `dev` and `apply --watch` do at their start and on each change.
 ///
 /// # Errors
-/// Where the files have errors, the controller refuses, or cannot be reached.
-pub async fn apply_folder(context: &Context, session: &Session, path: &Path) -> Outcome<Applied> {
+/// Where the files have errors, are not of a commit that is wanted, the controller refuses, or cannot be reached.
+pub async fn apply_folder(context: &Context, session: &Session, path: &Path, wanted: &Wanted) -> Outcome<Applied> {
     let local = read_sound(&context.shell, path)?;
+    if wanted.require_clean {
+        require_clean(path, local.provenance.as_ref().map(|from| (&*from.commit, from.dirty)))?;
+    }
     let remote = observe(session, &local.name, &local.loaded.jobs).await?;
     let plan = make_plan(&local.name, &remote, &local.loaded.jobs, &PlanOptions { allow_empty: true, ..Default::default() })?;
     if !plan.changes_anything() {
         return Ok(Applied::Unchanged(plan, remote.number()));
     }
-    let revision = apply(session, &plan, remote.controller_id, local.provenance.as_ref()).await?;
+    refuse_frozen(&local.name, &remote)?;
+    if !wanted.allow_older {
+        refuse_older(&context.shell, path, local.provenance.as_ref(), &remote)?;
+    }
+    let provenance = local.provenance.as_ref().map(wire_provenance);
+    let applying = Applying { controller_id: remote.controller_id, provenance, ..Default::default() };
+    let revision = apply(session, &plan, applying).await?;
     Ok(Applied::Revision(plan, revision.number))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use octavius_catalog::plan::Summary;
-    use v1::apply_request::Part;
-
-    fn added(name: &str, description: &str) -> Change {
-        let definition: JobDefinition =
-            serde_json::from_value(serde_json::json!({ "name": name, "description": description })).unwrap();
-        Change {
-            job: definition.name.clone(),
-            action: Action::Added,
-            file: format!("{name}.yaml"),
-            line: 1,
-            reason: None,
-            fields: Vec::new(),
-            before: None,
-            after: Some(definition.digest()),
-            definition: Some(Arc::new(definition)),
-        }
-    }
-
-    #[test]
-    fn an_apply_is_a_header_and_parts_below_one_mebibyte() {
-        let mut changes: Vec<Change> =
-            (0..40).map(|index| added(&format!("job-{index}"), &format!("{index} {}", "x".repeat(60_000)))).collect();
-        changes.push(Change { action: Action::Removed, definition: None, ..added("gone", "") });
-        changes.push(Change { action: Action::Blocked, definition: None, ..added("kept", "") });
-        let plan = Plan {
-            format_version: 1,
-            catalog: CatalogName::new("support").unwrap(),
-            parent_revision: 7,
-            summary: Summary::default(),
-            changes,
-        };
-        let messages = messages(&plan, "store".into(), None);
-        let Some(Part::Header(header)) = &messages[0].part else { panic!("no header") };
-        assert_eq!((header.parent, header.put.len(), header.remove.as_slice()), (7, 40, ["gone".to_owned()].as_slice()));
-        let sizes: Vec<(usize, usize)> = messages[1..]
-            .iter()
-            .map(|message| match &message.part {
-                Some(Part::Definitions(part)) => (part.definitions.len(), part.definitions.iter().map(|d| d.json.len()).sum()),
-                _ => panic!("not definitions"),
-            })
-            .collect();
-        assert_eq!(sizes.iter().map(|(count, _)| count).sum::<usize>(), 40);
-        assert!(sizes.len() > 2 && sizes.iter().all(|(_, bytes)| *bytes < 1 << 20), "{sizes:?}");
-    }
 }

@@ -38,7 +38,16 @@ impl Session {
     /// # Errors
     /// Where nothing says which controller is meant, or none answers in time.
     pub async fn open(context: &Context) -> Outcome<Self> {
+        Self::open_if(context, |_| Ok(())).await
+    }
+
+    /// As [`Session::open`], where `allowed` lets it: nothing is sent before.
+    ///
+    /// # Errors
+    /// What `allowed` says, and as [`Session::open`].
+    pub async fn open_if(context: &Context, allowed: impl FnOnce(&Resolved) -> Outcome<()>) -> Outcome<Self> {
         let resolved = config::resolve(&context.connect)?;
+        allowed(&resolved)?;
         for warning in &resolved.warnings {
             context.shell.warn(warning);
         }
@@ -99,6 +108,12 @@ impl Session {
     #[must_use]
     pub fn name(&self) -> &str {
         &self.resolved.name
+    }
+
+    /// The streams of the process.
+    #[must_use]
+    pub const fn shell(&self) -> &Shell {
+        &self.shell
     }
 
     /// Longest wait for an answer.
@@ -204,6 +219,19 @@ impl Session {
     pub fn notice(&self, failure: &Failure) {
         self.shell.note(&format!("{}; trying again", why(failure)));
     }
+}
+
+/// Whether every controller that may be spoken with is on this machine.
+#[must_use]
+pub fn is_local(resolved: &Resolved) -> bool {
+    resolved.addresses.iter().all(is_loopback)
+}
+
+/// Whether an address is of this machine alone: `localhost`, or one of the loopback.
+fn is_loopback(address: &Address) -> bool {
+    let text = address.to_string();
+    let host = text.rsplit_once(':').map_or(text.as_str(), |(host, _)| host).trim_matches(['[', ']']);
+    host.eq_ignore_ascii_case("localhost") || host.parse::<std::net::IpAddr>().is_ok_and(|ip| ip.is_loopback())
 }
 
 /// What shows that a server is none of ours: it has other services, or speaks another protocol. Nothing where it may be a controller.
@@ -402,5 +430,34 @@ impl Patience {
         tokio::time::sleep(self.pause).await;
         self.pause = (self.pause * 2).min(PAUSES.1);
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_the_loopback_is_this_machine() {
+        for (address, expected) in [
+            ("127.0.0.1:1", true),
+            ("127.8.9.10:3000", true),
+            ("[::1]:1", true),
+            ("localhost:3000", true),
+            ("LocalHost:3000", true),
+            ("http://localhost:3000", true),
+            ("0.0.0.0:3000", false),
+            ("[::]:3000", false),
+            ("192.0.2.1:3000", false),
+            ("128.0.0.1:3000", false),
+            ("[2001:db8::1]:3000", false),
+            ("127.0.0.1.evil.example:3000", false),
+            ("localhost.evil.example:3000", false),
+            ("evil.localhost.example:3000", false),
+            ("127.0.0.1@evil.example:3000", false),
+            ("localhost:80@evil.example:3000", false),
+        ] {
+            assert_eq!(is_loopback(&Address::parse(address).unwrap()), expected, "{address}");
+        }
     }
 }

@@ -12,7 +12,7 @@ use std::time::Duration;
 use octavius_catalog::{Action, PlanOptions};
 use octavius_cli::config::Resolved;
 use octavius_cli::output::Shell;
-use octavius_cli::remote_catalog::{apply, make_plan, observe, read};
+use octavius_cli::remote_catalog::{Applying, apply, make_plan, observe, read};
 use octavius_cli::session::Session;
 use octavius_core::{CatalogName, ExecutionId};
 use octavius_proto::client::Address;
@@ -179,9 +179,10 @@ fn a_lost_answer_is_not_a_second_deed() {
         let remote = observe(&session, &name, &loaded.jobs).await.unwrap();
         let plan = make_plan(&name, &remote, &loaded.jobs, &PlanOptions::default()).unwrap();
         assert_eq!(plan.changes[0].action, Action::Added);
+        let applying = Applying { controller_id: remote.controller_id.clone(), ..Default::default() };
 
         proxy.set(Mode::Blackhole(Direction::ToClient));
-        let (made, ()) = tokio::join!(apply(&session, &plan, remote.controller_id.clone(), None), async {
+        let (made, ()) = tokio::join!(apply(&session, &plan, applying.clone()), async {
             until_done(&direct, &["history", "--catalog-name", "test", "-o", "json"], "\"revision\": 1");
             proxy.set(Mode::Pass);
             proxy.reset();
@@ -192,7 +193,7 @@ fn a_lost_answer_is_not_a_second_deed() {
         world.write("catalog/other.yaml", "name: other\ncommand: [\"true\"]\n").unwrap();
         let (loaded, _) = read(folder.as_ref()).unwrap();
         let stale = make_plan(&name, &remote, &loaded.jobs, &PlanOptions::default()).unwrap();
-        let failure = apply(&session, &stale, remote.controller_id.clone(), None).await.unwrap_err();
+        let failure = apply(&session, &stale, applying).await.unwrap_err();
         assert!(failure.is(octavius_proto::reason::HEAD_MOVED), "{failure:?}");
     });
     let id = ExecutionId::generate().to_string();

@@ -1,5 +1,7 @@
 //! `octavius describe`: a job, and how to run it.
 
+use std::collections::BTreeMap;
+
 use clap::Args;
 use octavius_core::definition::{Argument, ArgumentType};
 use octavius_core::{JobDefinition, Timestamp};
@@ -11,6 +13,7 @@ use crate::cli::JobArgs;
 use crate::error::{Failure, Outcome};
 use crate::exit::Exit;
 use crate::output::Format;
+use crate::remote_catalog::frozen_by;
 use crate::sanitize::line;
 use crate::session::Session;
 use crate::{Context, env, execution, table};
@@ -34,6 +37,7 @@ struct Described {
     entry: v1::ManifestEntry,
     changed_in: v1::Revision,
     head: u64,
+    frozen: Option<v1::Frozen>,
     groups: Option<Vec<String>>,
     executions: Vec<v1::Execution>,
 }
@@ -67,10 +71,12 @@ pub async fn run(context: &Context, args: &DescribeArgs) -> Outcome {
         session.call(async |to| to.admin().who_am_i(v1::WhoAmIRequest {}).await),
     );
     let (definition, response) = job?;
+    let changed_in = response.changed_in.unwrap_or_default();
     let described = Described {
         definition,
+        frozen: frozen(&session, &changed_in.catalog).await,
         entry: response.entry.unwrap_or_default(),
-        changed_in: response.changed_in.unwrap_or_default(),
+        changed_in,
         head: response.head,
         groups: me.ok().map(|me| me.groups),
         executions: last.map(|last| last.executions).unwrap_or_default(),
@@ -81,18 +87,30 @@ pub async fn run(context: &Context, args: &DescribeArgs) -> Outcome {
     Ok(Exit::Done)
 }
 
+/// Who froze a catalogue: for those who may apply to it, whom alone it concerns.
+async fn frozen(session: &Session, catalog: &str) -> Option<v1::Frozen> {
+    let request = v1::GetHeadRequest { catalog: catalog.to_owned() };
+    session.call(async |to| to.catalog().get_head(request.clone()).await).await.ok()?.frozen
+}
+
 fn to_json(described: &Described) -> Value {
-    let Described { definition, entry, changed_in, head, groups: _, executions } = described;
+    let Described { definition, entry, changed_in, head, frozen, groups: _, executions } = described;
+    let inherited = entry.inherited.iter();
     let provenance = changed_in.provenance.clone().unwrap_or_default();
     json!({
         "name": definition.name,
-        "job": definition,
+        "job": masked(definition),
         "definition": definition.digest().to_string(),
         "catalog": changed_in.catalog,
         "revision": changed_in.number,
         "head": head,
         "file": entry.file,
         "line": entry.line,
+        "inherited": inherited.map(|from| json!({ "field": from.field, "file": from.file, "line": from.line })).collect::<Vec<_>>(),
+        "frozen": frozen.as_ref().map(|frozen| json!({
+            "by": frozen.by,
+            "at": table::from_wire(frozen.at.as_ref()).map(|at| at.to_string()),
+        })),
         "commit": provenance.commit,
         "repository": provenance.repository,
         "executions": executions.iter().map(execution::summary).collect::<Vec<_>>(),
@@ -100,9 +118,21 @@ fn to_json(described: &Described) -> Value {
     })
 }
 
-/// The type as the table shows it: the choices, where there are some.
+/// The definition without the values of its sensitive arguments.
+fn masked(definition: &JobDefinition) -> JobDefinition {
+    let mut definition = definition.clone();
+    for argument in definition.env_vars.args.iter_mut().filter(|argument| argument.sensitive) {
+        for value in argument.default.iter_mut().chain(&mut argument.choices) {
+            value.0 = octavius_core::argument::MASK.to_owned();
+        }
+    }
+    definition
+}
+
+/// The type as the table shows it: the choices, where there are some and they may be seen.
 fn type_of(argument: &Argument) -> String {
     let mut text = match argument.choices.as_slice() {
+        _ if argument.sensitive => argument.kind.as_str().to_owned(),
         [] => argument.kind.as_str().to_owned(),
         choices => choices.iter().map(|choice| choice.0.as_str()).collect::<Vec<_>>().join("|"),
     };
@@ -136,7 +166,8 @@ fn description_of(argument: &Argument) -> String {
 fn execute_line(job: &JobDefinition) -> String {
     let mut text = format!("octavius execute {}", job.name);
     for argument in job.env_vars.args.iter().filter(|argument| argument.required) {
-        let value = match (argument.choices.first(), argument.kind) {
+        let choice = argument.choices.first().filter(|_| !argument.sensitive);
+        let value = match (choice, argument.kind) {
             (Some(choice), _) => choice.0.clone(),
             (None, ArgumentType::String) => "VALUE".to_owned(),
             (None, ArgumentType::Integer | ArgumentType::Number) => "N".to_owned(),
@@ -148,8 +179,18 @@ fn execute_line(job: &JobDefinition) -> String {
     line(&text)
 }
 
+/// One line for each file that says a part of the definition: `timeout (line 6), organization (line 5) from catalog/octavius.yaml`.
+fn inherited_by_place(inherited: &[v1::InheritedField]) -> Vec<String> {
+    let mut places: BTreeMap<&str, Vec<String>> = BTreeMap::new();
+    for from in inherited {
+        let field = from.field.trim_start_matches('/').replace('/', ".");
+        places.entry(&from.file).or_default().push(format!("{field} (line {})", from.line));
+    }
+    places.into_iter().map(|(file, fields)| format!("{} from {file}", fields.join(", "))).collect()
+}
+
 fn render(described: &Described, now: Timestamp, width: Option<u16>) -> String {
-    let Described { definition: job, entry, changed_in, head, groups, executions } = described;
+    let Described { definition: job, entry, changed_in, head, frozen, groups, executions } = described;
     let provenance = changed_in.provenance.clone().unwrap_or_default();
     let mut description = job.description.trim().lines();
     let title = description.next().unwrap_or("no description");
@@ -211,6 +252,12 @@ fn render(described: &Described, now: Timestamp, width: Option<u16>) -> String {
             line(&format!("{}:{}{of}, catalogue {}, head {head}", entry.file, entry.line, changed_in.catalog))
         ));
     }
+    for from in inherited_by_place(&entry.inherited) {
+        out.push_str(&format!("{}\n", line(&from)));
+    }
+    if let Some(frozen) = frozen {
+        out.push_str(&format!("catalogue {} is {}\n", changed_in.catalog, frozen_by(frozen)));
+    }
     if !executions.is_empty() {
         let rows = executions.iter().map(|execution| super::executions::row(execution, now));
         out.push_str("last executions\n");
@@ -233,6 +280,7 @@ mod tests {
                     {"name": "order", "description": "like\nA-1042\n", "required": true},
                     {"name": "reason", "enum": ["fraud", "goodwill"], "default": "goodwill"},
                     {"name": "pin", "sensitive": true, "default": "1234"},
+                    {"name": "door", "sensitive": true, "enum": ["1234", "12345"], "required": true},
                 ],
                 "secrets": [{"name": "PAYMENT_TOKEN"}],
             },
@@ -241,7 +289,15 @@ mod tests {
         .unwrap();
         let described = Described {
             definition,
-            entry: v1::ManifestEntry { file: "catalog/refund-order.yaml".into(), line: 2, ..Default::default() },
+            entry: v1::ManifestEntry {
+                file: "catalog/refund-order.yaml".into(),
+                line: 2,
+                inherited: [("/executor/vpc", 4), ("/authorized_groups", 7)]
+                    .map(|(field, line)| v1::InheritedField { field: field.into(), file: "catalog/_defaults.yaml".into(), line })
+                    .into(),
+                ..Default::default()
+            },
+            frozen: Some(v1::Frozen { by: "ann".into(), at: Some(prost_types::Timestamp { seconds: 0, nanos: 0 }) }),
             changed_in: v1::Revision {
                 catalog: "support".into(),
                 number: 42,
@@ -253,6 +309,10 @@ mod tests {
             executions: Vec::new(),
         };
         insta::assert_snapshot!(render(&described, Timestamp::UNIX_EPOCH, None));
-        assert_eq!(to_json(&described)["execute"], "octavius execute refund-order --arg order=VALUE");
+        let json = to_json(&described);
+        assert_eq!(json["execute"], "octavius execute refund-order --arg order=VALUE --arg door=VALUE");
+        assert!(!json.to_string().contains("1234"), "{json}");
+        let args = &json["job"]["env_vars"]["args"];
+        assert_eq!((&args[1]["default"], &args[2]["default"]), (&json!("goodwill"), &json!(octavius_core::argument::MASK)));
     }
 }

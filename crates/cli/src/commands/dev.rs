@@ -6,15 +6,12 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use clap::Args;
-use notify_debouncer_full::notify::{self, RecommendedWatcher, RecursiveMode};
-use notify_debouncer_full::{DebounceEventResult, Debouncer, RecommendedCache, new_debouncer};
 use octavius_catalog::render::render_summary;
 use octavius_controller::{ControllerOptions, Retention};
 use octavius_core::{ExecutorId, Labels, Timing};
 use octavius_executor::{ExecutorError, ExecutorOptions};
 use octavius_proto::client::Address;
 use octavius_proto::v1;
-use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
 use super::executor::{check_labels, default_capacity, failure, store_token, stored_token};
@@ -23,9 +20,9 @@ use crate::config::{ClientFile, Entry, Resolved, create_private_dir, read_token_
 use crate::daemon::{LogOptions, default_data_dir, start_log, this_program, timing, until_signal};
 use crate::error::{Failure, Outcome};
 use crate::exit::Exit;
-use crate::output::Shell;
-use crate::remote_catalog::{Applied, apply_folder};
+use crate::remote_catalog::{Applied, Wanted, apply_folder};
 use crate::session::Session;
+use crate::watch::watch;
 use crate::{Context, config, env};
 
 /// Flags of `octavius dev`.
@@ -53,9 +50,6 @@ pub struct DevArgs {
 
 /// The executor's id.
 const EXECUTOR: &str = "dev";
-
-/// How long files have to be quiet before a change counts.
-const SETTLE: Duration = Duration::from_millis(150);
 
 /// Longest wait for the controller in this process.
 const TIMEOUT: Duration = Duration::from_secs(10);
@@ -166,15 +160,14 @@ async fn serve_beside(
             ended => ended.map_err(failure),
         }
     };
+    let ready = || context.shell.announce(&format!("ready: octavius dev on {address}, config {}", client_file.display()));
     let catalog = async {
-        let changes = setup.catalog.as_ref().map(|path| watch(path)).transpose()?;
-        if let Some(path) = &setup.catalog {
-            bring(context, &session, path).await;
-        }
-        context.shell.announce(&format!("ready: octavius dev on {address}, config {}", client_file.display()));
-        match (changes, &setup.catalog) {
-            (Some(changes), Some(path)) => follow(context, &session, path, changes, stop.clone()).await,
-            _ => stop.cancelled().await,
+        match &setup.catalog {
+            Some(path) => watch(path)?.each(&context.shell, &stop, async || bring(context, &session, path).await, ready).await?,
+            None => {
+                ready();
+                stop.cancelled().await;
+            }
         }
         Ok::<(), Failure>(())
     };
@@ -193,133 +186,16 @@ async fn register(session: &Session, addresses: &[Address], id: &ExecutorId, dat
 }
 
 /// Applies the catalogue as it is now, and tells what came of it on standard error.
-async fn bring(context: &Context, session: &Session, path: &Path) {
+async fn bring(context: &Context, session: &Session, path: &Path) -> Outcome<()> {
     let shell = &context.shell;
-    match apply_folder(context, session, path).await {
-        Ok(Applied::Revision(plan, revision)) => {
-            shell.note(&format!("{}: revision {} ({})", plan.catalog, revision, render_summary(&plan.summary).trim_end()));
+    match apply_folder(context, session, path, &Wanted { allow_older: true, require_clean: false }).await? {
+        Applied::Revision(plan, revision) => {
+            shell.note(&format!("{}: revision {} ({})", plan.catalog, revision, render_summary(&plan.summary)));
         }
-        Ok(Applied::Unchanged(plan, _)) if plan.summary.blocked > 0 => {
-            shell.note(&format!(
-                "{}: {}; `octavius apply --prune` removes",
-                plan.catalog,
-                render_summary(&plan.summary).trim_end()
-            ));
+        Applied::Unchanged(plan, _) if plan.summary.blocked > 0 => {
+            shell.note(&format!("{}: {}; `octavius apply --prune` removes", plan.catalog, render_summary(&plan.summary)));
         }
-        Ok(Applied::Unchanged(..)) => {}
-        Err(failure) => shell.failure(&failure),
+        Applied::Unchanged(..) => {}
     }
-}
-
-/// A watch on a folder: a message for each time that it has settled after a change. The folder above is watched too, so that one that is
-/// replaced is found again.
-struct Watch {
-    path: PathBuf,
-    settled: mpsc::Receiver<()>,
-    debouncer: Debouncer<RecommendedWatcher, RecommendedCache>,
-    /// The folder that is watched: a path may come to mean another one. None while there is none.
-    armed: Option<(u64, u64)>,
-}
-
-/// Which folder is at a path.
-fn identity(path: &Path) -> Option<(u64, u64)> {
-    use std::os::unix::fs::MetadataExt as _;
-    std::fs::metadata(path).ok().filter(std::fs::Metadata::is_dir).map(|folder| (folder.dev(), folder.ino()))
-}
-
-fn watch(path: &Path) -> Outcome<Watch> {
-    let path = std::path::absolute(path).unwrap_or_else(|_| path.to_owned());
-    // one place: what happens while an apply is under way counts once
-    let (sender, settled) = mpsc::channel(1);
-    let ours = path.clone();
-    let heard = move |events: DebounceEventResult| {
-        let matters = match &events {
-            // what happens beside the catalogue is nothing to it
-            Ok(events) => {
-                events.iter().any(|event| !event.kind.is_access() && event.paths.iter().any(|path| path.starts_with(&ours)))
-            }
-            Err(_) => true,
-        };
-        if matters {
-            let _ = sender.try_send(()); // full: a message is waiting already
-        }
-    };
-    let broken = |error: notify::Error| {
-        Failure::new(Exit::Usage, anyhow::Error::new(error).context(format!("cannot watch {}", path.display())))
-    };
-    let mut debouncer = new_debouncer(SETTLE, None, heard).map_err(broken)?;
-    // where the folder above cannot be watched, the catalogue itself can be all the same
-    if let (Some(parent), Some(_)) = (path.parent(), path.file_name())
-        && let Err(error) = debouncer.watch(parent, RecursiveMode::NonRecursive)
-    {
-        tracing::warn!(%error, "cannot watch {}: a catalogue that is replaced is not found again", parent.display());
-    }
-    debouncer.watch(&path, RecursiveMode::Recursive).map_err(broken)?;
-    Ok(Watch { armed: identity(&path), path, settled, debouncer })
-}
-
-impl Watch {
-    /// After a change: watches the folder that is there now. Says whether there is one.
-    fn rearm(&mut self, shell: &Shell) -> bool {
-        let now = identity(&self.path);
-        if now == self.armed {
-            return now.is_some();
-        }
-        let before = std::mem::replace(&mut self.armed, now);
-        let _ = self.debouncer.unwatch(&self.path); // a watch that ended with its folder
-        if now.is_none() {
-            shell.warn(&format!("{} is gone; applied again when it is back", self.path.display()));
-        } else if let Err(error) = self.debouncer.watch(&self.path, RecursiveMode::Recursive) {
-            shell.warn(&format!("cannot watch {} any more: {error}", self.path.display()));
-        } else if before.is_none() {
-            shell.note(&format!("{} is back", self.path.display()));
-        }
-        now.is_some()
-    }
-}
-
-async fn follow(context: &Context, session: &Session, path: &Path, mut watch: Watch, stop: CancellationToken) {
-    loop {
-        tokio::select! {
-            () = stop.cancelled() => return,
-            heard = watch.settled.recv() => if heard.is_none() { return },
-        }
-        if !watch.rearm(&context.shell) {
-            continue;
-        }
-        tokio::select! {
-            () = stop.cancelled() => return,
-            () = bring(context, session, path) => {}
-        }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[tokio::test]
-    async fn a_folder_that_is_replaced_is_watched_on() {
-        let above = tempfile::tempdir().unwrap();
-        let path = above.path().join("catalog");
-        std::fs::create_dir(&path).unwrap();
-        let shell = Shell::new(true);
-        let mut watch = watch(&path).unwrap();
-        let settled = async |watch: &mut Watch| {
-            tokio::time::timeout(Duration::from_secs(10), watch.settled.recv()).await.expect("a change was not heard").unwrap();
-        };
-        std::fs::rename(&path, above.path().join("old")).unwrap();
-        settled(&mut watch).await;
-        assert!(!watch.rearm(&shell));
-        std::fs::create_dir(&path).unwrap();
-        settled(&mut watch).await;
-        assert!(watch.rearm(&shell));
-        while tokio::time::timeout(2 * SETTLE, watch.settled.recv()).await.is_ok() {}
-        std::fs::write(path.join("a.yaml"), "a").unwrap();
-        settled(&mut watch).await;
-        // what lies beside it is not heard
-        while tokio::time::timeout(2 * SETTLE, watch.settled.recv()).await.is_ok() {}
-        std::fs::write(above.path().join("beside"), "a").unwrap();
-        assert!(tokio::time::timeout(3 * SETTLE, watch.settled.recv()).await.is_err());
-    }
+    Ok(())
 }

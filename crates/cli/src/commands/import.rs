@@ -1,7 +1,6 @@
 //! `octavius import`: a catalogue of the jobs that a first Octavius keeps in its etcd. Nothing is written there.
 
-use std::fs::{self, File};
-use std::io::{self, Write as _};
+use std::io;
 use std::path::{Path, PathBuf};
 
 use clap::Args;
@@ -14,6 +13,7 @@ use serde_json::{Value, json};
 
 use crate::error::{Failure, Outcome};
 use crate::exit::Exit;
+use crate::folder::{self, NewFiles};
 use crate::output::{Format, Shell};
 use crate::remote_catalog::print_findings;
 use crate::sanitize::line;
@@ -60,13 +60,13 @@ pub async fn run(context: &Context, args: &ImportArgs) -> Outcome {
         tell_refused(shell, &imported);
         return Err(Failure::new(Exit::No, anyhow::Error::msg("none of the jobs can be taken; nothing was written")));
     }
-    let mut files: Vec<(String, String)> = imported.jobs.iter().map(|job| (job.file.clone(), job.yaml.clone())).collect();
+    let mut files: NewFiles = imported.jobs.iter().map(|job| (job.file.clone(), job.yaml.clone().into_bytes())).collect();
     if let Some(name) = &new_name {
-        files.push((CATALOG_FILE.to_owned(), format!("catalog: {name}\n")));
+        files.insert(CATALOG_FILE.to_owned(), format!("catalog: {name}\n").into_bytes());
     }
-    refuse_replacing(&args.dir, &files)?;
+    folder::refuse_existing(&args.dir, &files)?;
     let loaded = together(shell, &args.dir, there.as_ref(), &files)?;
-    write_all(&args.dir, &files, there.is_some())?;
+    folder::write_all(&args.dir, &files)?;
     if !args.output.structured(shell, || to_json(&args.dir, &imported, &loaded))? {
         print_findings(shell, &loaded);
         tell_refused(shell, &imported);
@@ -89,22 +89,12 @@ fn existing(dir: &Path) -> Outcome<Option<Files>> {
     Ok(Some(read_dir(dir, &Limits::default()).map_err(|error| Failure::new(Exit::Usage, error))?))
 }
 
-/// That no file would be replaced.
-fn refuse_replacing(dir: &Path, files: &[(String, String)]) -> Outcome<()> {
-    let paths = files.iter().map(|(name, _)| dir.join(name));
-    let there: Vec<_> = paths.filter(|path| path.symlink_metadata().is_ok()).map(|path| path.display().to_string()).collect();
-    let Some((first, rest)) = there.split_first() else { return Ok(()) };
-    let failure = Failure::usage(format!("{first} is there already; nothing was written"));
-    Err(Failure { details: rest.iter().map(|path| format!("{path} too")).collect(), ..failure }
-        .hint("name another folder, or move these away"))
-}
-
 /// The catalogue as it will be. What is wrong in the folder already is not the import's to judge; what the new jobs bring with them is
 /// refused while nothing is written.
-fn together(shell: &Shell, dir: &Path, there: Option<&Files>, files: &[(String, String)]) -> Outcome<Loaded> {
+fn together(shell: &Shell, dir: &Path, there: Option<&Files>, files: &NewFiles) -> Outcome<Loaded> {
     let of_there = there.map_or_else(Vec::new, |there| load(there).diagnostics);
     let old = there.into_iter().flat_map(|there| &there.files).map(|file| (file.path.clone(), file.bytes.to_vec()));
-    let new = files.iter().map(|(name, text)| (name.clone(), text.clone().into_bytes()));
+    let new = files.iter().map(|(name, bytes)| (name.clone(), bytes.clone()));
     let shown = dir.to_string_lossy();
     let prefix = there.map_or_else(|| shown.trim_end_matches('/').to_owned(), |there| there.display_prefix.clone());
     let mut all = Files::new(old.chain(new), &Limits::default()).at(&prefix);
@@ -153,46 +143,6 @@ fn tell_refused(shell: &Shell, imported: &Imported) {
         }
         shell.hint(refused.hint);
     }
-}
-
-/// Writes files into a folder: all of them or none. They are made aside first, so that whoever interrupts it finds no half of one: in a
-/// folder that is there under a name that no catalogue reads, otherwise beside it.
-fn write_all(dir: &Path, files: &[(String, String)], is_there: bool) -> Outcome<()> {
-    let parent = dir.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    let beside = if is_there { dir } else { parent };
-    let written = (|| {
-        fs::create_dir_all(beside)?;
-        let stage = tempfile::Builder::new().prefix(".octavius-import-").tempdir_in(beside)?;
-        let made = stage.path().join("catalog");
-        fs::create_dir(&made)?;
-        for (name, text) in files {
-            let mut file = File::create_new(made.join(name))?;
-            file.write_all(text.as_bytes())?;
-            file.sync_all()?;
-        }
-        if is_there { link_into(&made, dir, files) } else { fs::rename(&made, dir) }
-    })();
-    written.map_err(|error| match error.kind() {
-        io::ErrorKind::AlreadyExists | io::ErrorKind::DirectoryNotEmpty => {
-            Failure::usage(format!("someone else wrote into {} meanwhile; nothing was written", dir.display()))
-                .hint("run the same command again")
-        }
-        _ => Failure::file("write the catalogue in", dir, error),
-    })
-}
-
-/// Gives each file its name in a folder that is there, which fails where someone has made one of that name meanwhile; then those before it
-/// go again.
-fn link_into(from: &Path, dir: &Path, files: &[(String, String)]) -> io::Result<()> {
-    for (index, (name, _)) in files.iter().enumerate() {
-        if let Err(error) = fs::hard_link(from.join(name), dir.join(name)) {
-            for (name, _) in files.iter().take(index) {
-                let _ = fs::remove_file(dir.join(name)); // one that stays is whole, and can be removed by hand
-            }
-            return Err(error);
-        }
-    }
-    Ok(())
 }
 
 fn to_json(dir: &Path, imported: &Imported, loaded: &Loaded) -> Value {
