@@ -10,7 +10,7 @@ step() { printf '\n== %s\n' "$*"; }
 # Debian packages that the build and the tests need; installed where they are missing and we may.
 have_packages() {
   local missing=() package
-  for package in gcc git cmake pkg-config; do
+  for package in gcc git cmake pkg-config curl jq; do
     dpkg -s "$package" >/dev/null 2>&1 || command -v "$package" >/dev/null 2>&1 || missing+=("$package")
   done
   [ "${#missing[@]}" -eq 0 ] && return
