@@ -1,6 +1,9 @@
 //! A real Kubernetes of one node for tests, which tests/cluster/up starts: the one that tests/run has started for all tests, or one of the
 //! test's own. Each test has a namespace of its own in it.
 
+mod executor;
+mod watch;
+
 use std::fs::File;
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
@@ -11,6 +14,8 @@ use rustix::process::{Pid, Signal, kill_process};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
+pub use self::executor::{KubernetesExecutor, executor_rules};
+pub use self::watch::{Change, Watch};
 use crate::process;
 
 /// A process that a Kubernetes is made of, which a test pauses or kills.
@@ -158,6 +163,28 @@ impl Kubernetes {
         })
     }
 
+    /// Throws away what was before: etcd is compacted, and the API server, which remembers for a while what etcd does not, is started anew. A
+    /// watch from a version of before is answered with 410.
+    ///
+    /// # Errors
+    /// Where the test is not alone with the cluster, or it does not recover.
+    pub fn forget_history(&self) -> Result<()> {
+        ensure!(self.alone, "only a test that is alone with the cluster may compact its etcd");
+        let etcd = |call: &str, body: &Value| -> Result<Value> {
+            let mut command = Command::new("curl");
+            command
+                .args(["--silent", "--show-error", "--fail-with-body", "--max-time", "10", "--data-binary"])
+                .arg(body.to_string());
+            // Relative, since the path of a socket may not be long.
+            command.args(["--unix-socket", "etcd:2379"]).arg(format!("http://etcd/v3/kv/{call}")).current_dir(&self.folder);
+            Ok(serde_json::from_str(&process::run(&mut command)?.expect(0)?.stdout)?)
+        };
+        let now = etcd("range", &json!({"key": "AA=="}))?["header"]["revision"].clone();
+        etcd("compaction", &json!({"revision": now, "physical": true}))?;
+        self.kill(Component::ApiServer)?;
+        self.until_ready()
+    }
+
     /// Waits until the API server answers and the node is ready.
     ///
     /// # Errors
@@ -210,6 +237,19 @@ impl Kubernetes {
         Ok(sum as u64)
     }
 
+    /// The requests of a user that the API server has answered so far, as `audit.k8s.io/v1` events, from the oldest. Users are the test's own
+    /// service accounts; nobody else is audited. A watch is told of when it ends.
+    ///
+    /// # Errors
+    /// Where the audit cannot be read.
+    pub fn audit(&self, user: &str) -> Result<Vec<Value>> {
+        let text = std::fs::read_to_string(self.folder.join("logs/audit.log"))?;
+        // Its last line may be on its way.
+        let whole = text.split_inclusive('\n').filter(|line| line.ends_with('\n'));
+        let events = whole.filter(|line| line.contains(user)).map(serde_json::from_str).collect::<Result<Vec<Value>, _>>()?;
+        Ok(events.into_iter().filter(|event| event["user"]["username"] == user).collect())
+    }
+
     /// Reads an object or a list by its path, like `/api/v1/nodes`.
     ///
     /// # Errors
@@ -232,6 +272,34 @@ impl Kubernetes {
     /// As [`Kubernetes::get`].
     pub fn post(&self, path: &str, object: &Value) -> Result<Value> {
         Ok(serde_json::from_str(&self.request("POST", path, Some(("application/json", object)))?)?)
+    }
+
+    /// Creates objects, one after the other over one connection: as fast as one client can.
+    ///
+    /// # Errors
+    /// As [`Kubernetes::get`]; those before the one that was refused are there.
+    pub fn post_all(&self, path: &str, objects: &[Value]) -> Result<()> {
+        let common = std::fs::read_to_string(self.folder.join("curl.conf"))?;
+        let url = self.url()?;
+        let quoted = |text: &str| text.replace('\\', "\\\\").replace('"', "\\\"");
+        let each = objects.iter().map(|object| {
+            let body = quoted(&object.to_string());
+            format!("{common}url = \"{url}{path}\"\nheader = \"Content-Type: application/json\"\ndata-binary = \"{body}\"\nfail-with-body\noutput = \"-\"\n")
+        });
+        let config = each.collect::<Vec<_>>().join("next\n");
+        let mut command = Command::new("curl");
+        command.args(["--silent", "--show-error", "--fail-early", "--config", "-"]);
+        let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn()?;
+        child.stdin.take().context("no stdin")?.write_all(config.as_bytes())?;
+        let output = child.wait_with_output()?;
+        let said = String::from_utf8_lossy(&output.stdout);
+        ensure!(
+            output.status.success(),
+            "POST {path}: {} {}",
+            String::from_utf8_lossy(&output.stderr).trim(),
+            said.lines().last().unwrap_or_default()
+        );
+        Ok(())
     }
 
     /// Changes an object by a merge patch (RFC 7386).

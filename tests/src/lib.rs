@@ -14,7 +14,7 @@ pub mod workload;
 mod world;
 
 pub use etcd::{Etcd, EtcdOptions, free_ports};
-pub use kubernetes::{Component, Kubernetes, Namespace, Paused};
+pub use kubernetes::{Change, Component, Kubernetes, KubernetesExecutor, Namespace, Paused, Watch, executor_rules};
 pub use process::{Daemon, Output, cpu_time};
 pub use proxy::{Direction, Mode, Proxy};
 pub use random::Random;

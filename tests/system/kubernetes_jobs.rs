@@ -4,18 +4,12 @@
 use std::path::Path;
 
 use anyhow::{Context as _, Result, ensure};
-use octavius_tests::{Client, Daemon, Kubernetes, Namespace, World, eventually};
+use octavius_tests::{Client, Daemon, Kubernetes, KubernetesExecutor, Namespace, World, eventually, executor_rules};
 use serde_json::{Value, json};
 
 /// A file of this repository.
 fn repository(path: &str) -> Result<String> {
     Ok(std::fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("..").join(path))?)
-}
-
-/// What an administrator gives an executor.
-fn rules() -> Result<Value> {
-    let role: Value = serde_yaml::from_str(&repository("deploy/executor-role.yaml")?)?;
-    Ok(role["rules"].clone())
 }
 
 /// The repository's own job file, as the first Octavius had them, with an image that the cluster has.
@@ -25,39 +19,15 @@ fn hello_friend() -> Result<String> {
     Ok(job.to_string())
 }
 
-/// An executor's configuration, with the first Octavius' keys; `more` are put over them. Nothing in it names the runner.
-fn configuration(world: &World, id: &str, namespace: &Namespace<'_>, more: &Value) -> Result<String> {
-    let mut config = json!({
-        "id": id,
-        "data_dir": id,
-        "kube_config": "out-of-cluster",
-        "kube_context": "test",
-        "default_namespace": namespace.name(),
-        "service_account_name": "",
-        "job_active_deadline_seconds": 300,
-        "job_retries": 0,
-        "wait_for_resource_poll_count": 60,
-        "log_process_wait_time": 10,
-        "job_pod_annotations": "{\"team\": \"support\"}",
-    });
-    let keys = more.as_object().context("no object")?.clone();
-    config.as_object_mut().context("no object")?.extend(keys);
-    let path = world.write(&format!("{id}.json"), &config.to_string())?;
-    std::fs::set_permissions(&path, std::os::unix::fs::PermissionsExt::from_mode(0o600))?;
-    Ok(path.display().to_string())
-}
-
 /// Starts an executor for a namespace, with the rights that it needs there.
 fn executor(world: &World, admin: &Client<'_>, port: u16, id: &str, namespace: &Namespace<'_>, vpc: &str) -> Result<Daemon> {
-    let kubeconfig = namespace.account("executor", &rules()?)?.display().to_string();
-    let more = json!({
+    let settings = json!({
         "cp_host": format!("127.0.0.1:{port}"),
         "access_token": admin.registration()?,
         "labels": {"vpc": vpc},
         "capacity": 4,
     });
-    let config = configuration(world, id, namespace, &more)?;
-    world.daemon_with(["executor", "start", "--config", &config], &[("KUBECONFIG", &kubeconfig)])
+    KubernetesExecutor::new(world, id, namespace, &settings)?.start(&[])
 }
 
 /// Waits until the namespace has no Job any more: what has ended is not left lying about.
@@ -107,8 +77,15 @@ fn a_job_of_the_catalogue_runs_in_a_cluster_and_is_seen_there() -> Result<()> {
         Ok(())
     })?;
     let job = cluster.get(&namespace.batch(&format!("jobs/{name}")))?;
-    assert_eq!(job["metadata"]["annotations"]["team"], "support");
-    assert_eq!(job["metadata"]["labels"]["octavius/job"], "wait");
+    // On the Job and on its pods alike: where it comes from.
+    for annotations in [&job["metadata"]["annotations"], &job["spec"]["template"]["metadata"]["annotations"]] {
+        assert_eq!(annotations["team"], "support");
+        assert_eq!((&annotations["octavius/catalog"], &annotations["octavius/revision"]), (&"team".into(), &"1".into()));
+        assert!(annotations["octavius/file"].as_str().is_some_and(|file| file.ends_with("wait.yaml:1")), "{annotations}");
+        assert_eq!(annotations["octavius/commit"], Value::Null, "it was applied from outside a repository");
+    }
+    let labels = &job["metadata"]["labels"];
+    assert_eq!((&labels["octavius/job"], &labels["octavius/user"]), (&"wait".into(), &"admin".into()));
     assert_eq!(job["spec"]["template"]["spec"]["activeDeadlineSeconds"], 300);
     admin.run(&["cancel", &id, "--yes"])?.expect(0)?;
     admin.run(&["status", &id, "--wait"])?.expect(5)?;
@@ -146,18 +123,47 @@ fn each_executor_runs_in_its_namespace_what_its_labels_ask_for() -> Result<()> {
     no_jobs(&cluster, &there)
 }
 
+/// That it is deleted after the delay is tested with the runner, where the delay may be shorter than a minute.
+#[test]
+fn a_job_that_no_execution_knows_is_told_of() -> Result<()> {
+    let cluster = Kubernetes::shared()?;
+    let namespace = cluster.namespace()?;
+    let world = World::new()?;
+    let (_controller, port) = world.controller("store", 0)?;
+    let settings = json!({
+        "cp_host": format!("127.0.0.1:{port}"),
+        "access_token": world.admin(port)?.registration()?,
+        "orphan_delay": "1m",
+    });
+    let container = json!({"name": "job", "image": Kubernetes::BUSYBOX, "command": ["true"]});
+    let job = json!({
+        "metadata": {"name": "octavius-orphan", "labels": {"octavius/executor": "cluster-1"}},
+        "spec": {"suspend": true, "template": {"spec": {"restartPolicy": "Never", "containers": [container]}}},
+    });
+    cluster.post(&namespace.batch("jobs"), &job)?;
+    let executor = KubernetesExecutor::new(&world, "cluster-1", &namespace, &settings)?.start(&[])?;
+    eventually("the executor tells of it", || {
+        let said = executor.said();
+        let told = |line: &str| line.contains("octavius-orphan") && line.contains("no execution is for");
+        ensure!(said.lines().any(told), "{said}");
+        Ok(())
+    })?;
+    cluster.get(&namespace.batch("jobs/octavius-orphan"))?;
+    Ok(())
+}
+
 #[test]
 fn a_check_says_which_rights_are_missing() -> Result<()> {
     let cluster = Kubernetes::shared()?;
     let namespace = cluster.namespace()?;
     let world = World::new()?;
-    let config = configuration(&world, "e1", &namespace, &json!({}))?;
+    let config = KubernetesExecutor::configure(&world, "e1", &namespace, &json!({}))?.display().to_string();
     let check = |kubeconfig: &Path, output: &str| {
         let kubeconfig = kubeconfig.display().to_string();
         world.run_with(&["executor", "check", "--config", &config, "-o", output], &[("KUBECONFIG", &kubeconfig)])
     };
 
-    let allowed = namespace.account("allowed", &rules()?)?;
+    let allowed = namespace.account("allowed", &executor_rules()?)?;
     let found = check(&allowed, "json")?.expect(0)?.json()?;
     assert_eq!((&found["runner"], &found["ok"]), (&"kubernetes".into(), &true.into()));
     let permissions = found["permissions"].as_array().context("no permissions")?;

@@ -12,11 +12,11 @@ use tokio::task::{JoinError, JoinSet};
 use tokio_util::sync::CancellationToken;
 
 use crate::attempt::{Begin, Context, drive, hand_back};
-use crate::book::Book;
+use crate::book::{Book, Page};
 use crate::link::{Link, random};
-use crate::runner::Runner;
 use crate::runner::kubernetes::KubernetesRunner;
 use crate::runner::process::ProcessRunner;
+use crate::runner::{Recovered, Runner};
 use crate::session::{Order, Session};
 use crate::{ExecutorError, ExecutorOptions, RunnerOptions};
 
@@ -57,12 +57,14 @@ pub(crate) async fn run(options: ExecutorOptions, shutdown: CancellationToken) -
     }
     let data_dir = take(&options.data_dir).await?;
     let unusable = |source| ExecutorError::DataDir { path: data_dir.path.clone(), source };
+    let (stands, standing) = watch::channel(None);
     let runner: Box<dyn Runner> = match options.runner {
         RunnerOptions::Process { shim } => {
             Box::new(ProcessRunner::open(&data_dir.path, &shim, options.timing.kill_grace).map_err(unusable)?)
         }
         RunnerOptions::Kubernetes(kubernetes) => {
-            let opened = KubernetesRunner::open(&data_dir.path, options.id.clone(), *kubernetes, options.timing).await;
+            let (id, standing) = (options.id.clone(), standing.clone());
+            let opened = KubernetesRunner::open(&data_dir.path, id, *kubernetes, options.timing, standing).await;
             Box::new(opened.map_err(|why| ExecutorError::Kubernetes { why })?)
         }
     };
@@ -87,7 +89,7 @@ pub(crate) async fn run(options: ExecutorOptions, shutdown: CancellationToken) -
     }
     for recovered in found {
         if let Ok(page) = book.enter_found(recovered.held) {
-            attempts.spawn(drive(Arc::clone(&context), page, Begin::Found(recovered.stage, recovered.run)));
+            attempts.spawn(go_on(Arc::clone(&context), page, recovered, standing.clone()));
         }
     }
     let session = Session {
@@ -103,6 +105,7 @@ pub(crate) async fn run(options: ExecutorOptions, shutdown: CancellationToken) -
         book,
         orders,
         connection,
+        stands,
         shutdown: shutdown.clone(),
     };
     let held = {
@@ -131,6 +134,18 @@ pub(crate) async fn run(options: ExecutorOptions, shutdown: CancellationToken) -
     }
     attempts.shutdown().await;
     held
+}
+
+/// Goes on with an attempt from before, once there is a session: without one it may be that another executor has this one's id, and is at
+/// work on the same attempts.
+async fn go_on(context: Arc<Context>, page: Page, found: Recovered, mut standing: watch::Receiver<Option<tokio::time::Instant>>) {
+    let stands = tokio::select! {
+        stands = standing.wait_for(Option::is_some) => stands.is_ok(),
+        () = context.shutdown.cancelled() => false,
+    };
+    if stands {
+        drive(context, page, Begin::Found(found.stage, found.run)).await;
+    }
 }
 
 fn obey(attempts: &mut JoinSet<()>, context: &Arc<Context>, order: Order) {

@@ -90,7 +90,8 @@ impl Link {
             let request = request.clone();
             async move { connection.executors().report_execution(request).await }
         });
-        Ok(answer.await?.verdict())
+        // Calls are on the heap, since they are large and seldom there: what waits for a job's end should be small.
+        Ok(Box::pin(answer).await?.verdict())
     }
 
     /// Reports the end of an attempt until it is answered; `cut` where the rest of its log is not sent any more.
@@ -120,7 +121,7 @@ impl Link {
             let request = request.clone();
             async move { connection.logs().append_log(request).await }
         });
-        match answer.await {
+        match Box::pin(answer).await {
             Ok(answer) => Ok(answer.next_offset),
             Err(Refused::LogGap(next)) => Ok(next),
             Err(refused) => Err(refused),

@@ -51,7 +51,10 @@ pub(crate) struct Session {
     pub(crate) instance: u64,
     pub(crate) book: Book,
     pub(crate) orders: mpsc::UnboundedSender<Order>,
+    /// The connection of the newest session. None before the first one: until then another executor may have this one's id.
     pub(crate) connection: watch::Sender<Option<Connection>>,
+    /// Since when a session stands, where one does.
+    pub(crate) stands: watch::Sender<Option<Instant>>,
     pub(crate) shutdown: CancellationToken,
 }
 
@@ -75,8 +78,8 @@ impl Session {
         loop {
             let end = match self.open(broken.as_ref()).await {
                 Ok(Some(connection)) => {
-                    self.connection.send_replace(Some(connection.clone()));
                     let end = self.converse(&connection).await;
+                    self.stands.send_replace(None);
                     if matches!(end, End::Broken { .. }) {
                         broken = Some(connection.address().clone());
                     }
@@ -160,6 +163,8 @@ impl Session {
             Err(_) => return End::Broken { stood: false, why: format!("{}: no welcome in time", connection.address()) },
         };
         tracing::info!(controller = %connection.address(), version = welcome.version, "session stands");
+        self.connection.send_replace(Some(connection.clone()));
+        self.stands.send_replace(Some(Instant::now()));
 
         let every = welcome.ping_interval.and_then(|every| Duration::try_from(every).ok()).filter(|every| !every.is_zero());
         let mut pings = interval(every.unwrap_or(self.timing.ping_interval));
@@ -248,6 +253,7 @@ impl Session {
                     .and_then(|timeout| Duration::try_from(timeout).ok())
                     .unwrap_or(self.timing.run_timeout),
                 user: assignment.user,
+                origin: assignment.origin.unwrap_or_default().into(),
             })),
             Err(_) => Begin::Impossible(Ending::because(
                 State::Failed,

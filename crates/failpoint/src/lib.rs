@@ -89,7 +89,7 @@ points! {
     EXECUTOR_STARTING = "executor.starting", Executor, false;
     /// An attempt was reported as starting, and has not been started.
     EXECUTOR_STARTING_TOLD = "executor.starting.told", Executor, false;
-    /// The shim of an attempt was started.
+    /// The shim of an attempt was started, or its Kubernetes Job was resumed.
     EXECUTOR_STARTED = "executor.started", Executor, false;
     /// A job is over, and the rest of its log has not been sent.
     EXECUTOR_OVER = "executor.over", Executor, false;
@@ -97,6 +97,10 @@ points! {
     EXECUTOR_LOG_SENT = "executor.log-sent", Executor, false;
     /// The outcome was reported, and the run folder is still there.
     EXECUTOR_REPORTED = "executor.reported", Executor, false;
+    /// A suspended Kubernetes Job was created, and nothing of it is written down here.
+    EXECUTOR_JOB_CREATED = "executor.job-created", Executor, false;
+    /// The Kubernetes Job of an attempt that is over was deleted, and the run folder is still there.
+    EXECUTOR_JOB_DELETED = "executor.job-deleted", Executor, false;
 }
 
 /// The point of this name.

@@ -128,6 +128,7 @@ mod tests {
             arguments: arguments.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())).collect(),
             timeout: Duration::from_secs(1),
             user: "ann".to_owned(),
+            origin: crate::runner::Origin::default(),
         }
     }
 

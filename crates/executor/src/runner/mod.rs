@@ -17,6 +17,7 @@ use async_trait::async_trait;
 use octavius_core::argument::Arguments;
 use octavius_core::execution::{Ending, Fence};
 use octavius_core::{ExecutionId, JobDefinition};
+use octavius_proto::v1;
 
 use crate::journal::StopCause;
 use crate::mask::Mask;
@@ -41,6 +42,29 @@ pub(crate) struct Launch {
     pub(crate) arguments: Arguments,
     pub(crate) timeout: Duration,
     pub(crate) user: String,
+    pub(crate) origin: Origin,
+}
+
+/// Where a job's definition comes from, as far as that is known: what is not is empty, or 0.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(crate) struct Origin {
+    pub(crate) catalog: String,
+    pub(crate) revision: u64,
+    /// The git commit that was applied.
+    pub(crate) commit: String,
+    /// The repository's URL, without credentials.
+    pub(crate) repository: String,
+    /// The file, relative to the repository's root where there is one.
+    pub(crate) file: String,
+    /// The line of the job's name in it, from 1.
+    pub(crate) line: u32,
+}
+
+impl From<v1::JobOrigin> for Origin {
+    fn from(wire: v1::JobOrigin) -> Self {
+        let v1::JobOrigin { catalog, revision, commit, repository, file, line } = wire;
+        Self { catalog, revision, commit, repository, file, line }
+    }
 }
 
 /// How far an attempt had come when it was found again.

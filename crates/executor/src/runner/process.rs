@@ -454,6 +454,7 @@ mod tests {
             arguments: std::iter::empty::<(String, String)>().collect(),
             timeout: Duration::from_secs(60),
             user: "ann".to_owned(),
+            origin: crate::runner::Origin::default(),
         };
         let run = prepare(Arc::clone(&runner.folders), &launch, Duration::ZERO).ok().unwrap();
         run.start().await.unwrap();

@@ -385,17 +385,28 @@ impl Controller {
     }
 
     pub(crate) fn assign_with(&self, job: &serde_json::Value, arguments: &[(&str, &str)], timeout: Duration) -> ExecutionId {
-        let id = self.prepare_with(job, arguments, timeout);
-        self.assign_again(id);
+        let (id, record) = Self::made(job, arguments, timeout);
+        let assignment = say(Response::Assignment(record.assignment.clone().unwrap()));
+        // At once, so that a session that begins now is not told twice, the second time perhaps after the end.
+        crate::until("an executor listens", || {
+            let mut world = self.world();
+            let told = world.session.as_ref().is_some_and(|session| session.send(Ok(assignment.clone())).is_ok());
+            if told {
+                world.attempts.insert((id.to_string(), 1), record.clone());
+            }
+            told
+        });
         id
     }
 
     /// Makes an assignment that the next session begins with.
     pub(crate) fn prepare(&self, job: &serde_json::Value) -> ExecutionId {
-        self.prepare_with(job, &[], Duration::from_secs(60))
+        let (id, record) = Self::made(job, &[], Duration::from_secs(60));
+        self.world().attempts.insert((id.to_string(), 1), record);
+        id
     }
 
-    fn prepare_with(&self, job: &serde_json::Value, arguments: &[(&str, &str)], timeout: Duration) -> ExecutionId {
+    fn made(job: &serde_json::Value, arguments: &[(&str, &str)], timeout: Duration) -> (ExecutionId, Record) {
         let id = ExecutionId::generate();
         let assignment = v1::Assignment {
             id: id.to_string(),
@@ -408,8 +419,7 @@ impl Controller {
             origin: None,
         };
         let record = Record { nonce: assignment.nonce, assignment: Some(assignment), ..Record::default() };
-        self.world().attempts.insert((id.to_string(), 1), record);
-        id
+        (id, record)
     }
 
     /// Assigns what was assigned before.

@@ -1,18 +1,23 @@
 //! The cluster's API: how it is reached, and what its errors mean.
 
 use std::future::Future;
+use std::pin::Pin;
 use std::time::Duration;
 
-use kube::Client;
 use kube::config::{Config, KubeConfigOptions, Kubeconfig};
 use kube::core::Status;
 use octavius_core::Timing;
+use tokio::sync::{Semaphore, SemaphorePermit};
 
+use super::connections::Connections;
 use super::options::{KubernetesConnection, KubernetesOptions};
 use crate::link::Backoff;
 
 /// Longest wait for the answer to a call that is not a stream.
-const CALL: Duration = Duration::from_secs(10);
+pub(super) const CALL: Duration = Duration::from_secs(10);
+/// Calls under way at once, watches and logs not counted. A burst of assignments waits its turn here, where a call that waits takes next to
+/// nothing, and not as hundreds of requests; few API servers answer more of one client's at once.
+static CALLS: Semaphore = Semaphore::const_new(16);
 /// Longest pause between calls to an API server that does not answer.
 const LONGEST_PAUSE: Duration = Duration::from_secs(30);
 
@@ -60,8 +65,8 @@ pub(super) fn chain(error: &dyn std::error::Error) -> String {
     text
 }
 
-/// Makes a client as the options say, and the namespace that it means by default.
-pub(super) async fn connect(options: &KubernetesOptions) -> Result<(Client, String), String> {
+/// Finds the API server as the options say, and the namespace that is meant by default.
+pub(super) async fn connect(options: &KubernetesOptions) -> Result<(Connections, String), String> {
     let mut config = match &options.connection {
         KubernetesConnection::InCluster => Config::incluster().map_err(|error| chain(&error))?,
         KubernetesConnection::Kubeconfig { path, context } => {
@@ -83,16 +88,17 @@ pub(super) async fn connect(options: &KubernetesOptions) -> Result<(Client, Stri
         "" => config.default_namespace.clone(),
         namespace => namespace.to_owned(),
     };
-    let client = Client::try_from(config).map_err(|error| chain(&error))?;
-    Ok((client, namespace))
+    Ok((Connections::new(config).map_err(|error| chain(&error))?, namespace))
 }
 
-/// Makes a call once.
-pub(super) async fn once<T>(call: impl Future<Output = Result<T, kube::Error>>) -> Result<T, Trouble> {
-    match tokio::time::timeout(CALL, call).await {
-        Ok(answer) => Ok(answer?),
-        Err(_) => Err(Trouble::Passing(format!("the API server did not answer within {} s", CALL.as_secs()))),
-    }
+/// Makes a call once. On the heap, as are all calls, since they are large and seldom there: what waits for a Job's end should be small.
+pub(super) fn once<T>(call: impl Future<Output = Result<T, kube::Error>>) -> Pin<Box<impl Future<Output = Result<T, Trouble>>>> {
+    Box::pin(async move {
+        match tokio::time::timeout(CALL, call).await {
+            Ok(answer) => Ok(answer?),
+            Err(_) => Err(Trouble::Passing(format!("the API server did not answer within {} s", CALL.as_secs()))),
+        }
+    })
 }
 
 /// Pauses between calls to a server that does not answer.
@@ -100,36 +106,52 @@ pub(super) fn backoff(timing: Timing) -> Backoff {
     Backoff::new(Timing { retry_max: LONGEST_PAUSE, ..timing })
 }
 
+/// Waits for one's turn to call, no longer than `patience`.
+async fn turn(patience: Option<Duration>) -> Option<SemaphorePermit<'static>> {
+    let turn = match patience {
+        Some(patience) => tokio::time::timeout(patience, CALLS.acquire()).await.ok()?,
+        None => CALLS.acquire().await,
+    };
+    turn.ok()
+}
+
 /// Makes a call until it is answered, or for as long as `patience` says where it says so.
-pub(super) async fn until_answered<T, F>(
+pub(super) fn until_answered<T, F>(
     timing: Timing,
     what: &str,
     patience: Option<Duration>,
     call: impl Fn() -> F,
-) -> Result<T, Trouble>
+) -> Pin<Box<impl Future<Output = Result<T, Trouble>>>>
 where
     F: Future<Output = Result<T, kube::Error>>,
 {
-    let begun = tokio::time::Instant::now();
-    let mut backoff = backoff(timing);
-    let mut told = false;
-    loop {
-        let message = match once(call()).await {
-            Err(Trouble::Passing(message)) => message,
-            answer => return answer,
-        };
-        let pause = backoff.pause();
-        if patience.is_some_and(|patience| begun.elapsed() + pause > patience) {
-            return Err(Trouble::Passing(message));
+    Box::pin(async move {
+        let begun = tokio::time::Instant::now();
+        let mut backoff = backoff(timing);
+        let mut told = false;
+        loop {
+            let Some(turn) = turn(patience.map(|patience| patience.saturating_sub(begun.elapsed()))).await else {
+                return Err(Trouble::Passing("the API server is slow, and too many calls wait for it".to_owned()));
+            };
+            let answer = once(call()).await;
+            drop(turn);
+            let message = match answer {
+                Err(Trouble::Passing(message)) => message,
+                answer => return answer,
+            };
+            let pause = backoff.pause();
+            if patience.is_some_and(|patience| begun.elapsed() + pause > patience) {
+                return Err(Trouble::Passing(message));
+            }
+            if told {
+                tracing::debug!(error = message, "cannot {what}, trying again");
+            } else {
+                tracing::warn!(error = message, "cannot {what}, trying on");
+                told = true;
+            }
+            tokio::time::sleep(pause).await;
         }
-        if told {
-            tracing::debug!(error = message, "cannot {what}, trying again");
-        } else {
-            tracing::warn!(error = message, "cannot {what}, trying on");
-            told = true;
-        }
-        tokio::time::sleep(pause).await;
-    }
+    })
 }
 
 #[cfg(test)]

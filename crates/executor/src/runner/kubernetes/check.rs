@@ -53,9 +53,9 @@ const NEEDS: [(&str, &str, &str, &str, bool); 11] = [
 /// Where the options are not usable, or the cluster does not answer.
 pub async fn check_kubernetes(id: &ExecutorId, options: &KubernetesOptions) -> Result<Vec<KubernetesPermission>, ExecutorError> {
     let failed = |why: String| ExecutorError::Kubernetes { why };
-    let (client, namespace) = api::connect(options).await.map_err(failed)?;
+    let (connections, namespace) = api::connect(options).await.map_err(failed)?;
     let maker = Maker::new(id.clone(), namespace, options.clone(), std::time::Duration::ZERO).map_err(failed)?;
-    let reviews: Api<SelfSubjectAccessReview> = Api::all(client);
+    let reviews: Api<SelfSubjectAccessReview> = Api::all(connections.calls());
     let mut permissions = Vec::new();
     for namespace in maker.namespaces() {
         for (verb, group, resource, needed_for, required) in NEEDS {

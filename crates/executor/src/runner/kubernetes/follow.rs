@@ -143,7 +143,7 @@ impl Follower {
         let pods: Api<Pod> = Api::namespaced(self.client.clone(), &self.namespace);
         let wanted = LogParams { container: Some(CONTAINER.to_owned()), follow: true, timestamps: true, ..LogParams::default() };
         // The answer begins with the first byte of the log, which a quiet job may be long in writing.
-        let stream = match self.within(silence, pods.log_stream(pod, &wanted)).await {
+        let stream = match self.within(silence, Box::pin(pods.log_stream(pod, &wanted))).await {
             Ok(opened) => opened?,
             Err(why) => return Ok(Ended::Broke(why)),
         };
@@ -161,8 +161,9 @@ impl Follower {
                 Err(why) => return Ok(Ended::Broke(why)),
             };
             piece.truncate(count);
+            let now = Timestamp::now();
             let spool = Arc::clone(spool);
-            let taken = spawn_blocking(move || guard(&spool).take(&piece)).await.map_err(io::Error::other);
+            let taken = spawn_blocking(move || guard(&spool).take(&piece, now)).await.map_err(io::Error::other);
             match taken.and_then(|taken| taken) {
                 Ok(Ok(())) => {}
                 Ok(Err(Missed)) => return Ok(Ended::Missed),

@@ -5,13 +5,16 @@
 //! opened again shows the container's current file from its beginning. Where the place is in it, everything before is what is had already.
 //! Where it is not, the file was rotated meanwhile, and what was lost with the file that went away cannot be known: a mark says so.
 //! What bears no timestamp is not the container's but the kubelet's, and no part of the log.
+//!
+//! A stream that is read too slowly loses output without a word: at the end of a file the kubelet goes on with the newest one, however many
+//! have come and gone. It looks at their sizes at intervals, so such a hole is as wide in time, and whoever meets it was as far behind.
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, Write as _};
 use std::os::unix::fs::{FileExt as _, OpenOptionsExt as _};
 use std::path::Path;
 
-use k8s_openapi::jiff::Timestamp;
+use k8s_openapi::jiff::{SignedDuration, Timestamp};
 use memchr::memchr;
 use serde::{Deserialize, Serialize};
 
@@ -19,7 +22,10 @@ use serde::{Deserialize, Serialize};
 const PREFIX: usize = 36;
 /// Two lines of one container may be in the file in another order than their timestamps, but not by so much: one of its two outputs was
 /// read before the other's line was written.
-const DISORDER: k8s_openapi::jiff::SignedDuration = k8s_openapi::jiff::SignedDuration::from_secs(1);
+const DISORDER: SignedDuration = SignedDuration::from_secs(1);
+/// Where two lines are so far apart, and the first was read so late, files may have come and gone between. Kubelets look at sizes every 10 s
+/// where they are not told otherwise (`containerLogMonitorInterval`, at least 3 s).
+const BEHIND: SignedDuration = SignedDuration::from_secs(5);
 /// What stands in the log where something may be missing.
 pub(super) const GAP: &[u8] = b"\n[octavius: the container's log was rotated before it was read; output may be missing here]\n";
 /// The file beside the output that says where its end is in the container's log.
@@ -33,6 +39,12 @@ struct Position {
     ordinal: u32,
     /// Where in the output the line begins.
     offset: u64,
+    /// How long after its timestamp it was read.
+    #[serde(default)]
+    late: SignedDuration,
+    /// The least that any line was late: by so much the clocks differ at most, for that one was read at once, or later than at once.
+    #[serde(default)]
+    least: SignedDuration,
 }
 
 /// How a stream is joined to what is there.
@@ -144,13 +156,13 @@ impl Spool {
         Ok(())
     }
 
-    /// Takes a piece of a stream.
-    pub(super) fn take(&mut self, mut piece: &[u8]) -> io::Result<Taken> {
+    /// Takes a piece of a stream, which came at `now` by this machine's clock.
+    pub(super) fn take(&mut self, mut piece: &[u8], now: Timestamp) -> io::Result<Taken> {
         let mut fresh = Vec::with_capacity(piece.len());
         let mut taken = Ok(());
         while !piece.is_empty() {
             if !self.in_line {
-                match self.line_begins(&mut piece, self.length + fresh.len() as u64) {
+                match self.line_begins(&mut piece, &mut fresh, now) {
                     Ok(true) => {}
                     Ok(false) => break,
                     Err(missed) => {
@@ -174,8 +186,8 @@ impl Spool {
         if matches!(self.join, Join::Seek(_)) { Err(Missed) } else { Ok(()) }
     }
 
-    /// Reads a line's timestamp; false where there is not enough of it. `at` is where the line would begin in the output.
-    fn line_begins(&mut self, piece: &mut &[u8], at: u64) -> Result<bool, Missed> {
+    /// Reads a line's timestamp; false where there is not enough of it.
+    fn line_begins(&mut self, piece: &mut &[u8], fresh: &mut Vec<u8>, now: Timestamp) -> Result<bool, Missed> {
         let wanted = PREFIX.saturating_sub(self.prefix.len()).min(piece.len());
         let found = memchr(b' ', &piece[..wanted]).map(|space| space + 1);
         let line_end = memchr(b'\n', &piece[..wanted]);
@@ -197,7 +209,7 @@ impl Spool {
         match text.strip_suffix(' ').and_then(|text| text.parse::<Timestamp>().ok()) {
             Some(stamp) => {
                 self.foreign = false;
-                self.stamped(stamp, at)?;
+                self.stamped(stamp, fresh, now)?;
             }
             None => {
                 self.foreign = true;
@@ -208,8 +220,8 @@ impl Spool {
         Ok(true)
     }
 
-    /// Decides what a line with this timestamp is.
-    fn stamped(&mut self, stamp: Timestamp, at: u64) -> Result<(), Missed> {
+    /// Decides what a line with this timestamp is. `fresh` is what comes before it and is not in the output yet.
+    fn stamped(&mut self, stamp: Timestamp, fresh: &mut Vec<u8>, now: Timestamp) -> Result<(), Missed> {
         let last = self.position;
         match (&mut self.join, last) {
             (Join::Seek(seen), Some(last)) => {
@@ -229,14 +241,20 @@ impl Spool {
                 }
                 self.join = Join::Take;
             }
+            (Join::Take, Some(last)) if last.late - last.least >= BEHIND && stamp.duration_since(last.stamp) >= BEHIND => {
+                self.has_gap = true;
+                fresh.extend_from_slice(GAP);
+            }
             _ => {}
         }
         let offset = match self.join {
             Join::Skip(left) => self.length - left,
-            _ => at,
+            _ => self.length + fresh.len() as u64,
         };
+        let late = now.duration_since(stamp);
+        let least = last.map_or(late, |last| last.least.min(late));
         let ordinal = last.filter(|last| last.stamp == stamp).map_or(1, |last| last.ordinal + 1);
-        self.position = Some(Position { stamp, ordinal, offset });
+        self.position = Some(Position { stamp, ordinal, offset, late, least });
         Ok(())
     }
 
@@ -292,7 +310,7 @@ mod tests {
 
     fn feed(spool: &mut Spool, bytes: &[u8], piece: usize) -> Taken {
         for piece in bytes.chunks(piece) {
-            match spool.take(piece).unwrap() {
+            match spool.take(piece, Timestamp::UNIX_EPOCH).unwrap() {
                 Ok(()) => {}
                 missed => return missed,
             }
@@ -331,9 +349,9 @@ mod tests {
         let whole = stamped(&LINES);
         let mut spool = Spool::open(folder.path()).unwrap();
         spool.begin(Joint::Place).unwrap();
-        spool.take(&whole[..50]).unwrap().unwrap();
+        spool.take(&whole[..50], Timestamp::UNIX_EPOCH).unwrap().unwrap();
         let position = std::fs::read(folder.path().join(POSITION)).unwrap();
-        spool.take(&whole[50..120]).unwrap().unwrap();
+        spool.take(&whole[50..120], Timestamp::UNIX_EPOCH).unwrap().unwrap();
         std::fs::write(folder.path().join(POSITION), position).unwrap();
         let mut spool = Spool::open(folder.path()).unwrap();
         spool.begin(Joint::Place).unwrap();
@@ -357,6 +375,30 @@ mod tests {
         spool.begin(Joint::Place).unwrap();
         assert_eq!(feed(&mut spool, &after, 9), Ok(()));
         assert_eq!((output(folder.path()), spool.has_gap), (expected, true));
+    }
+
+    #[test]
+    fn a_hole_is_told_where_the_reader_was_behind_and_not_where_the_job_was_silent() {
+        let line = |second: u32, text: &'static str| stamped(&[(second * 1000, text)]);
+        let begun: Timestamp = "2026-11-22T23:00:00Z".parse().unwrap();
+        // The node's clock is an hour behind: only what changes counts.
+        let read = |second: i64| begun + SignedDuration::from_secs(second) + SignedDuration::from_hours(1);
+        let run = |lines: &[(u32, &'static str, i64)]| {
+            let folder = tempfile::tempdir().unwrap();
+            let mut spool = Spool::open(folder.path()).unwrap();
+            spool.begin(Joint::Place).unwrap();
+            for &(second, text, at) in lines {
+                spool.take(&line(second, text), read(at)).unwrap().unwrap();
+                // What is known of clocks outlives the daemon.
+                spool = Spool { has_gap: spool.has_gap, ..Spool::open(folder.path()).unwrap() };
+                spool.join = Join::Take;
+            }
+            (output(folder.path()), spool.has_gap)
+        };
+        let mark = String::from_utf8_lossy(GAP).into_owned();
+        assert_eq!(run(&[(0, "a\n", 0), (2, "b\n", 12), (14, "c\n", 15)]), (format!("a\nb\n{mark}c\n"), true));
+        assert_eq!(run(&[(0, "a\n", 0), (2, "b\n", 2), (14, "c\n", 14)]), ("a\nb\nc\n".to_owned(), false), "silent");
+        assert_eq!(run(&[(0, "a\n", 0), (2, "b\n", 12), (5, "c\n", 12)]), ("a\nb\nc\n".to_owned(), false), "behind");
     }
 
     #[test]

@@ -7,6 +7,7 @@
 //! | label `octavius/user` | who asked, where a label can hold it; else an annotation of that name |
 //! | annotation `octavius/nonce` | the claim's random number, so that an executor that lost its disk can go on |
 //! | annotation `octavius/definition`, `octavius/author` | what runs: the digest of the job's definition, and its author |
+//! | annotation `octavius/catalog`, `octavius/revision`, `octavius/commit`, `octavius/repository`, `octavius/file` | where that definition comes from; each absent where it is not known |
 //! | annotation `octavius/masked` | variables that must not be seen in the log |
 //! | annotation `octavius/let-be` | that no executor is to touch it, and why |
 
@@ -25,7 +26,7 @@ use octavius_core::execution::{Ending, Reason, State};
 use octavius_core::{ExecutorId, label};
 
 use super::options::{JobSetting, KubernetesOptions};
-use crate::runner::{Held, Launch};
+use crate::runner::{Held, Launch, Origin};
 
 pub(super) const ID: &str = "octavius/id";
 pub(super) const ATTEMPT: &str = "octavius/attempt";
@@ -37,8 +38,18 @@ const JOB: &str = "octavius/job";
 const USER: &str = "octavius/user";
 const DEFINITION: &str = "octavius/definition";
 const AUTHOR: &str = "octavius/author";
+const CATALOG: &str = "octavius/catalog";
+const REVISION: &str = "octavius/revision";
+const COMMIT: &str = "octavius/commit";
+const REPOSITORY: &str = "octavius/repository";
+const FILE: &str = "octavius/file";
 /// The first Octavius' label.
 const SEED_JOB: &str = "app.kubernetes.io/job";
+
+/// Longest value of what is told of where a job comes from: what is longer helps nobody, and there is little room.
+const LONGEST_TOLD: usize = 1024;
+/// What Kubernetes takes of annotations, keys and values of all together.
+const ROOM: usize = 256 * 1024;
 
 /// The container that runs the job.
 pub(super) const CONTAINER: &str = "job";
@@ -96,6 +107,27 @@ fn tell(metadata: &mut ObjectMeta, key: &str, value: &str) {
     }
     let place = if label::is_valid_part(value, false) { &mut metadata.labels } else { &mut metadata.annotations };
     place.get_or_insert_default().insert(key.to_owned(), value.to_owned());
+}
+
+/// Tells where a job comes from, as far as that is known. Where annotations of the job's own have taken all the room, they matter more.
+fn tell_origin(annotations: &mut BTreeMap<String, String>, origin: &Origin) {
+    let Origin { catalog, revision, commit, repository, file, line } = origin;
+    let revision = if *revision == 0 { String::new() } else { revision.to_string() };
+    let file = if *line == 0 { file.clone() } else { format!("{}:{line}", cut(file, LONGEST_TOLD - 11)) };
+    let mut taken: usize = annotations.iter().map(|(key, value)| key.len() + value.len()).sum();
+    for (key, value) in [(CATALOG, catalog), (REVISION, &revision), (COMMIT, commit), (REPOSITORY, repository), (FILE, &file)] {
+        let value = cut(value, LONGEST_TOLD);
+        taken += key.len() + value.len();
+        if !value.is_empty() && taken <= ROOM {
+            annotations.insert(key.to_owned(), value.to_owned());
+        }
+    }
+}
+
+/// At most so many bytes of a text.
+fn cut(text: &str, longest: usize) -> &str {
+    let end = (0..=longest.min(text.len())).rev().find(|end| text.is_char_boundary(*end));
+    &text[..end.unwrap_or_default()]
 }
 
 impl Maker {
@@ -259,6 +291,7 @@ impl Maker {
             annotations: Some(annotations),
             ..ObjectMeta::default()
         };
+        tell_origin(metadata.annotations.get_or_insert_default(), &launch.origin);
         for (key, value) in [(JOB, job.name.as_str()), (SEED_JOB, job.name.as_str()), (USER, &launch.user), (AUTHOR, &job.author)]
         {
             tell(&mut metadata, key, value);
@@ -380,6 +413,7 @@ mod tests {
             arguments: arguments.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())).collect(),
             timeout: Duration::from_millis(1500),
             user: "ann@example.com".to_owned(),
+            origin: Origin::default(),
         }
     }
 
@@ -428,6 +462,42 @@ mod tests {
         assert_eq!(variable("OCTAVIUS_ATTEMPT")["value"], "2");
         assert_eq!(variable("KEY")["valueFrom"]["secretKeyRef"], json!({"name": "s", "key": "k"}));
         assert_eq!((made.masked.len(), &made.masked["pin"]), (1, &"1234".to_owned()));
+    }
+
+    #[test]
+    fn where_a_job_comes_from_is_told_as_far_as_it_is_known_and_there_is_room() {
+        let told = |origin: Origin, annotations: serde_json::Value| {
+            let job = json!({"name": "j", "image_name": "x:1", "annotations": annotations});
+            let made = maker(json!({})).make(&Launch { origin, ..launch(job, &[]) }).unwrap();
+            let spec = made.job.spec.unwrap();
+            let on_both = [made.job.metadata.annotations.unwrap(), spec.template.metadata.unwrap().annotations.unwrap()];
+            assert_eq!(on_both[0], on_both[1]);
+            let [on_job, _] = on_both;
+            let keys = [CATALOG, REVISION, COMMIT, REPOSITORY, FILE];
+            on_job.into_iter().filter(|(key, _)| keys.contains(&key.as_str())).collect::<BTreeMap<_, _>>()
+        };
+        assert_eq!(told(Origin::default(), json!({"octavius/commit": "forged"})), BTreeMap::new());
+        let whole = Origin {
+            catalog: "team".to_owned(),
+            revision: 7,
+            commit: "c0ffee".to_owned(),
+            repository: "https://example.com/team/jobs".to_owned(),
+            file: "catalog/pay/refund.yaml".to_owned(),
+            line: 3,
+        };
+        let expected = [
+            (CATALOG, "team"),
+            (REVISION, "7"),
+            (COMMIT, "c0ffee"),
+            (REPOSITORY, "https://example.com/team/jobs"),
+            (FILE, "catalog/pay/refund.yaml:3"),
+        ];
+        let expected: BTreeMap<_, _> = expected.into_iter().map(|(key, value)| (key.to_owned(), value.to_owned())).collect();
+        assert_eq!(told(whole.clone(), json!({})), expected);
+        let long = told(Origin { file: "é".repeat(5000), ..whole.clone() }, json!({}));
+        assert!(long[FILE].len() <= LONGEST_TOLD && long[FILE].ends_with("é:3"), "{}", long[FILE].len());
+        let full = told(whole, json!({"mine": "x".repeat(ROOM - 150)}));
+        assert!(!full.contains_key(FILE), "{full:?}");
     }
 
     #[test]

@@ -8,6 +8,7 @@
 
 mod api;
 mod check;
+mod connections;
 mod follow;
 mod lines;
 mod manifest;
@@ -27,15 +28,19 @@ use std::time::Duration;
 use async_trait::async_trait;
 use k8s_openapi::api::batch::v1::Job;
 use k8s_openapi::api::core::v1::{Pod, Secret};
+use kube::Api;
 use kube::api::{DeleteParams, ListParams, PostParams, Preconditions};
 use kube::core::NamespaceResourceScope;
-use kube::{Api, Client};
 use octavius_core::definition::KubernetesSecret;
 use octavius_core::execution::{Ending, Fence, Reason, State};
 use octavius_core::{ExecutorId, Timing};
+use octavius_failpoint::{EXECUTOR_JOB_CREATED, reach};
+use tokio::sync::watch;
 use tokio::task::{JoinSet, spawn_blocking};
+use tokio::time::Instant;
 
 use self::api::Trouble;
+use self::connections::Connections;
 use self::manifest::{ATTEMPT, EXECUTOR, ID, LET_BE, MASKED, Made, Maker, NONCE};
 use self::record::Record;
 use self::run::KubernetesRun;
@@ -57,12 +62,14 @@ const LOOK_FOR_ORPHANS: Duration = Duration::from_secs(60);
 
 /// What every attempt in the cluster needs.
 pub(super) struct Shared {
-    client: Client,
+    connections: Connections,
     maker: Maker,
     sights: Sights,
     timing: Timing,
     runs: PathBuf,
     quarantine: PathBuf,
+    /// Since when this executor has had a session, where it has one.
+    standing: watch::Receiver<Option<Instant>>,
 }
 
 /// Runs jobs as Kubernetes Jobs.
@@ -74,11 +81,11 @@ pub(crate) struct KubernetesRunner {
 
 impl Shared {
     fn jobs(&self, namespace: &str) -> Api<Job> {
-        Api::namespaced(self.client.clone(), namespace)
+        Api::namespaced(self.connections.calls(), namespace)
     }
 
     async fn watch<K: Watched + kube::Resource<Scope = NamespaceResourceScope>>(self: Arc<Self>, namespace: String) {
-        let api: Api<K> = Api::namespaced(self.client.clone(), &namespace);
+        let api: Api<K> = Api::namespaced(self.connections.calls(), &namespace);
         self.sights.keep_watching(api, &namespace, &self.maker.selector(), self.timing).await;
     }
 
@@ -99,7 +106,7 @@ impl Shared {
         namespace: &str,
         secrets: &[(String, KubernetesSecret)],
     ) -> Result<BTreeMap<String, String>, Unprepared> {
-        let api: Api<Secret> = Api::namespaced(self.client.clone(), namespace);
+        let api: Api<Secret> = Api::namespaced(self.connections.calls(), namespace);
         let mut read: BTreeMap<&str, Option<Secret>> = BTreeMap::new();
         let mut values = BTreeMap::new();
         let missing = |message: String| Unprepared::from(Ending::because(State::Failed, Reason::SECRET_MISSING, message));
@@ -189,12 +196,14 @@ impl Shared {
             && job.metadata.deletion_timestamp.is_none()
     }
 
-    /// Deletes what no attempt is for, some time after it has said so.
+    /// Deletes what no attempt is for, some time after it has said so; and only while there is a session, since otherwise another executor
+    /// may have this one's id, and what is an orphan here is at work there.
     async fn look_after_orphans(&self) {
         let delay = self.maker.options.orphan_delay.get();
         loop {
             tokio::time::sleep((delay / 4).min(LOOK_FOR_ORPHANS)).await;
-            for Orphan { key, uid, newly, due } in self.sights.orphans(delay) {
+            let Some(since) = *self.standing.borrow() else { continue };
+            for Orphan { key, uid, newly, due } in self.sights.orphans(since, delay) {
                 // What is let be has its folder, or had it.
                 let of = key.name.trim_start_matches("octavius-");
                 if self.runs.join(of).exists() || self.quarantine.join(of).exists() {
@@ -230,14 +239,15 @@ impl KubernetesRunner {
         executor: ExecutorId,
         options: KubernetesOptions,
         timing: Timing,
+        standing: watch::Receiver<Option<Instant>>,
     ) -> Result<Self, String> {
-        let (client, namespace) = api::connect(&options).await?;
+        let (connections, namespace) = api::connect(&options).await?;
         let maker = Maker::new(executor, namespace, options, timing.kill_grace)?;
         let (runs, quarantine) = (data_dir.join("runs"), data_dir.join("quarantine"));
         for folder in [&runs, &quarantine] {
             private_folder(folder).map_err(|error| format!("{}: {error}", folder.display()))?;
         }
-        let shared = Arc::new(Shared { client, maker, sights: Sights::default(), timing, runs, quarantine });
+        let shared = Arc::new(Shared { connections, maker, sights: Sights::default(), timing, runs, quarantine, standing });
         Ok(Self { shared, tasks: Mutex::default() })
     }
 
@@ -346,6 +356,7 @@ impl Runner for KubernetesRunner {
         let mut masked = made.masked.clone();
         masked.extend(shared.secrets(&made.namespace, &made.secrets).await?);
         let uid = shared.create(held, &made).await?;
+        reach(&EXECUTOR_JOB_CREATED);
         let name = manifest::name(held);
         let record = Record::new(held, &made.namespace, &name, &uid, made.timeout, masked);
         let (writer, runs) = (Arc::new(record), shared.runs.clone());

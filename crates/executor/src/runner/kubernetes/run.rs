@@ -12,6 +12,7 @@ use k8s_openapi::api::core::v1::{Event, Pod};
 use kube::Api;
 use kube::api::{DeleteParams, ListParams, Patch, PatchParams};
 use octavius_core::execution::{Ending, Reason, State};
+use octavius_failpoint::{EXECUTOR_JOB_DELETED, reach};
 use serde_json::json;
 use tokio::sync::watch;
 use tokio::task::spawn_blocking;
@@ -139,7 +140,7 @@ impl KubernetesRun {
             return log.end.clone();
         }
         let follower = Follower {
-            client: self.shared.client.clone(),
+            client: self.shared.connections.logs(),
             namespace: self.key.namespace.clone(),
             folder: self.folder.clone(),
             seen: self.sight.seen(),
@@ -177,7 +178,7 @@ impl KubernetesRun {
 
     /// Asks the cluster for the attempt's pods, and shows them.
     async fn ask_for_pods(&self) {
-        let pods: Api<Pod> = Api::namespaced(self.shared.client.clone(), &self.key.namespace);
+        let pods: Api<Pod> = Api::namespaced(self.shared.connections.calls(), &self.key.namespace);
         let wanted = ListParams::default().labels(&manifest::selector_of(self.held));
         match api::until_answered(self.shared.timing, "list a Job's pods", None, || pods.list(&wanted)).await {
             Ok(list) => list.items.iter().for_each(|pod| self.shared.sights.show(pod, false)),
@@ -187,7 +188,7 @@ impl KubernetesRun {
 
     /// Asks the cluster why there is no pod.
     async fn ask_why(&self) -> Why {
-        let events: Api<Event> = Api::namespaced(self.shared.client.clone(), &self.key.namespace);
+        let events: Api<Event> = Api::namespaced(self.shared.connections.calls(), &self.key.namespace);
         let wanted = ListParams::default().fields(&format!("involvedObject.uid={},type=Warning", self.uid));
         match api::once(events.list(&wanted)).await {
             Ok(list) => {
@@ -393,6 +394,7 @@ impl Run for KubernetesRun {
                 }
             }
         }
+        reach(&EXECUTOR_JOB_DELETED);
         let folder = self.folder.clone();
         let removed = spawn_blocking(move || folder::remove(&folder)).await;
         if let Err(error) = removed.unwrap_or_else(|error| Err(io::Error::other(error))) {

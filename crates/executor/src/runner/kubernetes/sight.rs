@@ -147,13 +147,13 @@ impl Sights {
         Sight { sights: self.clone(), key, seen }
     }
 
-    /// Jobs that nobody has looked at for so long, each with its UID; `newly` are those that have not been told of.
-    pub(super) fn orphans(&self, delay: Duration) -> Vec<Orphan> {
+    /// Jobs that nobody has looked at for so long, counted from `since` at the earliest.
+    pub(super) fn orphans(&self, since: Instant, delay: Duration) -> Vec<Orphan> {
         let mut entries = self.entries();
         let mut orphans = Vec::new();
         for (key, entry) in entries.iter_mut().filter(|(_, entry)| entry.lookers == 0) {
             let Presence::There(job) = entry.seen.borrow().job.clone() else { continue };
-            let alone = entry.alone_since.elapsed();
+            let alone = entry.alone_since.max(since).elapsed();
             // Between a Job's creation and the first look at it there are moments.
             if job.is_let_be || job.deleting || alone < delay / 10 {
                 continue;
@@ -429,19 +429,19 @@ mod tests {
 
     #[tokio::test]
     async fn a_job_that_nobody_looks_at_is_an_orphan_after_the_delay_and_forgotten_when_it_is_gone() {
-        let sights = Sights::default();
+        let (sights, begun) = (Sights::default(), Instant::now());
         let job: Job = serde_json::from_value(job()).unwrap();
         sights.show(&job, false);
         let sight = sights.look_at(job.key().unwrap());
-        assert!(sights.orphans(Duration::ZERO).is_empty(), "it is looked at");
+        assert!(sights.orphans(begun, Duration::ZERO).is_empty(), "it is looked at");
         drop(sight);
-        assert!(sights.orphans(Duration::from_secs(600)).is_empty(), "it may be looked at in a moment");
-        let orphans = sights.orphans(Duration::ZERO);
+        assert!(sights.orphans(begun, Duration::from_secs(600)).is_empty(), "it may be looked at in a moment");
+        let orphans = sights.orphans(begun, Duration::ZERO);
         assert_eq!(
             orphans.iter().map(|orphan| (orphan.uid.as_str(), orphan.newly, orphan.due)).collect::<Vec<_>>(),
             [("u", true, true)]
         );
-        assert!(!sights.orphans(Duration::ZERO)[0].newly);
+        assert!(!sights.orphans(begun, Duration::ZERO)[0].newly);
         sights.show(&job, true);
         assert!(sights.entries().is_empty());
     }

@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use octavius_proto::v1::StopCause;
-use octavius_tests::Kubernetes;
+use octavius_tests::{Kubernetes, Mode};
 use serde_json::json;
 
 use super::{Site, sh};
@@ -96,6 +96,46 @@ fn a_job_that_is_there_already_is_taken_up_if_it_is_this_attempts_and_named_if_i
     assert!(told.starts_with("FAILED CONFLICT None ") && told.contains(&format!("`octavius-{other}-1`")), "{told}");
     let left = cluster.get(&site.job_path(other)).unwrap();
     assert_eq!(left["spec"]["suspend"], true, "what is not ours is not touched");
+    daemon.stop();
+}
+
+/// Between a job's start and its end the executor hears nothing, and by then the API server knows nothing any more of what it missed.
+#[test]
+fn an_end_that_was_missed_and_forgotten_by_the_cluster_is_found_by_listing_again() {
+    let cluster = Kubernetes::alone().unwrap();
+    let site = Site::new(&cluster);
+    let proxy = site.through_a_proxy();
+    let user = format!("system:serviceaccount:{}:executor", site.namespace.name());
+    let calls = |verb: &str, resource: &str| {
+        let events = cluster.audit(&user).unwrap();
+        events.iter().filter(|event| event["verb"] == verb && event["objectRef"]["resource"] == resource).count()
+    };
+    let daemon = site.start();
+    let ids = [site.run(&sh("echo begun; sleep 2; echo over")), site.run(&sh("echo begun; sleep 2; exit 3"))];
+    for id in ids {
+        site.logged(id, "begun\n");
+    }
+    let seen = cluster.get(&site.namespace.batch("jobs")).unwrap()["metadata"]["resourceVersion"].clone();
+    let listed = (calls("list", "jobs"), calls("list", "pods"));
+    proxy.set(Mode::Reset);
+    for (id, condition) in ids.into_iter().zip(["Complete", "Failed"]) {
+        site.job(id, "the job's end", |job| {
+            let mut conditions = job["status"]["conditions"].as_array().into_iter().flatten();
+            conditions.any(|seen| seen["type"] == condition)
+        });
+    }
+    cluster.forget_history().unwrap();
+    // What the executor is about to be told.
+    let old = format!("jobs?watch=true&timeoutSeconds=5&resourceVersion={}", seen.as_str().unwrap());
+    let answer = cluster.text(&site.namespace.batch(&old)).unwrap_or_else(|error| error.to_string());
+    assert!(answer.contains("410"), "{answer}");
+    proxy.set(Mode::Pass);
+    assert_eq!(site.ending(ids[0]), "SUCCEEDED  Some(0) ");
+    assert_eq!(site.controller.record(ids[0], 1).text(), "begun\nover\n");
+    assert_eq!(site.ending(ids[1]), "FAILED EXIT_CODE Some(3) exit code 3");
+    let again = (calls("list", "jobs"), calls("list", "pods"));
+    assert!(again.0 > listed.0 && again.1 > listed.1, "{listed:?}, then {again:?}");
+    site.nothing_left();
     daemon.stop();
 }
 

@@ -41,20 +41,20 @@ fn a_hundred_megabytes_come_through_rotation() {
     let site = Site::new(&cluster);
     let daemon = site.start();
     let id = site.run(&sh(
-        // With pauses, so that the kubelet, which looks at sizes every ten seconds, rotates more than once.
-        "for i in 1 2 3 4 5 6 7 8 9 10; do \
-         yes 0123456789012345678901234567890123456789012345678901234567890123456789012345678 | head -n 125000; sleep 2; done",
+        // With pauses, so that the kubelet, which looks at sizes every ten seconds, rotates more than once; and in long lines, so that even a
+        // busy machine reads as fast as they come: who is behind by two rotations misses a file.
+        "line=$(printf %07999d 7); for i in 1 2 3 4 5 6 7 8 9 10; do yes $line | head -n 1250; sleep 2; done",
     ));
     let begun = std::time::Instant::now();
     while site.controller.record(id, 1).finished.is_none() && begun.elapsed() < Duration::from_secs(110) {
         std::thread::sleep(Duration::from_millis(200));
     }
     let record = site.controller.record(id, 1);
-    let line = b"0123456789012345678901234567890123456789012345678901234567890123456789012345678\n";
+    let line = format!("{:07999}\n", 7);
     let finished = record.finished.as_ref().map(|finished| super::shown(finished.ending.as_ref().unwrap()));
     assert_eq!(finished.as_deref(), Some("SUCCEEDED  Some(0) "), "{} bytes", record.log.len());
     assert_eq!(record.log.len(), 100_000_000);
-    assert!(record.log.chunks(80).all(|chunk| chunk == line));
+    assert!(record.log.chunks(8000).all(|chunk| chunk == line.as_bytes()));
     daemon.stop();
 }
 

@@ -13,7 +13,7 @@ use octavius_core::{ExecutionId, ExecutorId, HumanDuration, Timing};
 use octavius_executor::{ExecutorOptions, KubernetesConnection, KubernetesOptions, RunnerOptions};
 use octavius_proto::client::Address;
 use octavius_proto::v1;
-use octavius_tests::{Kubernetes, Namespace};
+use octavius_tests::{Kubernetes, Namespace, Proxy};
 use serde_json::{Value, json};
 
 use crate::controller::{Controller, Record, TOKEN};
@@ -56,6 +56,16 @@ impl<'c> Site<'c> {
         };
         let folder = tempfile::tempdir().unwrap();
         Self { cluster, controller: Controller::start(), namespace, folder, options, capacity: 16 }
+    }
+
+    /// Has the executor reach the cluster through a proxy.
+    fn through_a_proxy(&self) -> Proxy {
+        let KubernetesConnection::Kubeconfig { path: Some(path), .. } = &self.options.connection else { panic!("no kubeconfig") };
+        let url = self.cluster.url().unwrap();
+        let proxy = Proxy::before(url.rsplit(':').next().unwrap().parse().unwrap()).unwrap();
+        let text = std::fs::read_to_string(path).unwrap();
+        std::fs::write(path, text.replace(&url, &format!("https://{}", proxy.address()))).unwrap();
+        proxy
     }
 
     fn data_dir(&self) -> PathBuf {

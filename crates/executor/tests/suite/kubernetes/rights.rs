@@ -65,6 +65,29 @@ fn a_namespace_of_restricted_pods_takes_what_is_not_root_and_says_why_it_refuses
 }
 
 #[test]
+fn all_calls_share_a_connection_and_only_logs_have_their_own() {
+    let cluster = Kubernetes::shared().unwrap();
+    let site = Site::new(&cluster);
+    let proxy = site.through_a_proxy();
+    let daemon = site.start();
+    let ids: Vec<_> = (0..12).map(|_| site.run(&sh("trap exit TERM; echo begun; while true; do sleep 0.1; done"))).collect();
+    for id in &ids {
+        site.logged(*id, "begun\n");
+    }
+    // Of calls and watches there may be two connections for a while, where two calls found none.
+    let connections = proxy.connections();
+    assert!((13..=14).contains(&connections), "{connections} connections");
+    for id in &ids {
+        site.controller.stop(*id, octavius_proto::v1::StopCause::Cancelled);
+    }
+    for id in ids {
+        assert_eq!(site.ending(id), "CANCELLED CANCELLED None stopped as requested");
+    }
+    site.nothing_left();
+    daemon.stop();
+}
+
+#[test]
 fn an_execution_costs_the_api_server_few_calls() {
     let cluster = Kubernetes::alone().unwrap();
     let site = Site::new(&cluster);
