@@ -56,7 +56,7 @@ fn values(digest: &Digest, bytes: &Bytes) -> Vec<(Key, Bytes)> {
     values
 }
 
-/// Writes blobs under the digests that the caller has computed, in as few transactions as possible, [`AT_ONCE`] of them at a time. Where it
+/// Writes blobs under the digests that the caller has computed, in as few transactions as possible, a few of them at a time. Where it
 /// fails, some may be written; repeating it is safe.
 ///
 /// # Errors
