@@ -3,10 +3,14 @@
 use std::io::Write as _;
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
 
 use rustix::process::{Signal, getpid, kill_process};
 
 use crate::{Action, FIRED, Planned, Point, VARIABLE, WrongPlan};
+
+/// Within this time a process that was told to stop has stopped, on a busy machine too.
+const STOPPED_WITHIN: Duration = Duration::from_millis(300);
 
 struct Armed {
     planned: Planned,
@@ -39,7 +43,11 @@ fn fail(planned: Planned) -> bool {
     let _ = std::io::stderr().write_all(format!("{FIRED}{} {action:?} at {at}\n", point.name).as_bytes());
     match action {
         Action::Kill => drop(kill_process(getpid(), Signal::KILL)), // a process may always signal itself
-        Action::Stop => drop(kill_process(getpid(), Signal::STOP)),
+        Action::Stop => {
+            let _ = kill_process(getpid(), Signal::STOP);
+            // Another thread may be the one that takes the signal, and this one would go on until all are stopped: here it waits for that.
+            std::thread::sleep(STOPPED_WITHIN);
+        }
         Action::Delay(time) => std::thread::sleep(time),
         Action::Drop => return true,
     }
