@@ -10,7 +10,7 @@ step() { printf '\n== %s\n' "$*"; }
 # Debian packages that the build and the tests need; installed where they are missing and we may.
 have_packages() {
   local missing=() package
-  for package in gcc git cmake pkg-config curl jq; do
+  for package in gcc git cmake pkg-config curl jq zsh fish mandoc; do
     dpkg -s "$package" >/dev/null 2>&1 || command -v "$package" >/dev/null 2>&1 || missing+=("$package")
   done
   [ "${#missing[@]}" -eq 0 ] && return
@@ -38,34 +38,61 @@ have_etcd() {
   rm -rf "$folder"
 }
 
-# A Rust tool by its name and a version that is known to work; built once, without the long optimisation, and kept in the cache.
+# A Rust tool by its name and a version that is known to work; built once, without the long optimisation, and kept in the cache. More arguments
+# go to `cargo install`.
 have_tool() {
   local name=$1 version=$2
+  shift 2
   command -v "$name" >/dev/null 2>&1 && return
   CARGO_PROFILE_RELEASE_OPT_LEVEL=1 CARGO_PROFILE_RELEASE_LTO=off CARGO_PROFILE_RELEASE_CODEGEN_UNITS=16 \
     CARGO_PROFILE_RELEASE_DEBUG=0 CARGO_TARGET_DIR="$OCTAVIUS_CACHE/tools-target" \
-    cargo install "$name" --version "^$version" --locked --quiet --root "$OCTAVIUS_CACHE/tools"
+    cargo install "$name" --version "^$version" --locked --quiet --root "$OCTAVIUS_CACHE/tools" "$@"
+}
+
+# An S3 server of another house, as OCTAVIUS_TEST_S3: s3s-fs (Apache-2.0), which keeps each object as a file. Later versions need a newer Rust.
+have_s3() {
+  export OCTAVIUS_TEST_S3
+  command -v s3s-fs >/dev/null 2>&1 || step "Building an S3 server, once: minutes" >&2
+  have_tool s3s-fs 0.14 --features binary
+  OCTAVIUS_TEST_S3=$(command -v s3s-fs)
 }
 
 # The program of tests/cluster: etcd 3.6 and the parts of a Kubernetes. Built once for each state of its sources, which takes minutes, and
 # kept in the cache. Sets OCTAVIUS_CLUSTER_BIN, and OCTAVIUS_ETCD_36 to a program that is etcd 3.6, which Debian does not have.
 have_cluster_program() {
   command -v go >/dev/null || { echo "no Go: tests/cluster cannot be built" >&2; return 1; }
-  local bin=$OCTAVIUS_CACHE/tools/bin key
-  key=$(cat tests/cluster/{go.mod,go.sum,main.go} | sha256sum | cut -c1-16)
+  local bin=$OCTAVIUS_CACHE/tools/bin version flags key
+  # What it says of itself, clients believe: Helm installs nothing into a cluster that says it is older than a chart asks for.
+  version=$(sed -nE 's/^\tk8s.io\/kubernetes (v[0-9.]+)$/\1/p' tests/cluster/go.mod)
+  flags="-s -w -X k8s.io/component-base/version.gitVersion=$version"
+  key=$({ cat tests/cluster/{go.mod,go.sum,main.go} && echo "$flags"; } | sha256sum | cut -c1-16)
   export OCTAVIUS_CLUSTER_BIN=$bin/cluster-$key
   if [ ! -x "$OCTAVIUS_CLUSTER_BIN" ]; then
     step "Building tests/cluster, once: minutes" >&2
     mkdir -p "$bin"
     find "$bin" \( -name 'cluster-*' -o -name 'etcd-3.6-*' \) -mtime +7 -delete # a younger one may be another run's
-    nice -n 10 go build -C tests/cluster -buildvcs=false -trimpath -ldflags='-s -w' -o "$OCTAVIUS_CLUSTER_BIN.$$" . || return 1
+    nice -n 10 go build -C tests/cluster -buildvcs=false -trimpath -ldflags="$flags" -o "$OCTAVIUS_CLUSTER_BIN.$$" . || return 1
     mv "$OCTAVIUS_CLUSTER_BIN.$$" "$OCTAVIUS_CLUSTER_BIN" || return 1
   fi
-  export OCTAVIUS_ETCD_36=$bin/etcd-3.6-$key
+  # Of the same modules, which are compiled by now.
+  export OCTAVIUS_ETCD_36=$bin/etcd-3.6-server-$key
   if [ ! -x "$OCTAVIUS_ETCD_36" ]; then
-    printf '#!/bin/sh\nexec "%s" etcd "$@"\n' "$OCTAVIUS_CLUSTER_BIN" >"$OCTAVIUS_ETCD_36.$$" || return 1
-    chmod +x "$OCTAVIUS_ETCD_36.$$" && mv "$OCTAVIUS_ETCD_36.$$" "$OCTAVIUS_ETCD_36" || return 1
+    nice -n 10 go build -C tests/cluster -buildvcs=false -trimpath -ldflags='-s -w' -o "$OCTAVIUS_ETCD_36.$$" go.etcd.io/etcd/server/v3 || return 1
+    mv "$OCTAVIUS_ETCD_36.$$" "$OCTAVIUS_ETCD_36" || return 1
   fi
+}
+
+# Helm, as OCTAVIUS_TEST_HELM, built from its module and kept in the cache: the charts are checked, rendered and installed with it. It takes
+# itself for as old as its sources say unless it is told which Kubernetes it was built for.
+have_helm() {
+  local version=v3.22.0 bin=$OCTAVIUS_CACHE/tools/bin versions=helm.sh/helm/v3/pkg
+  export OCTAVIUS_TEST_HELM=$bin/helm-$version
+  [ ! -x "$OCTAVIUS_TEST_HELM" ] || return 0
+  step "Building Helm, once: minutes" >&2
+  mkdir -p "$bin"
+  GOBIN=$bin/helm.$$ nice -n 10 go install -trimpath \
+    -ldflags="-s -w -X $versions/chartutil.k8sVersionMajor=1 -X $versions/chartutil.k8sVersionMinor=34 -X $versions/lint/rules.k8sVersionMajor=1 -X $versions/lint/rules.k8sVersionMinor=34" \
+    "helm.sh/helm/v3/cmd/helm@$version" && mv "$bin/helm.$$/helm" "$OCTAVIUS_TEST_HELM" && rmdir "$bin/helm.$$"
 }
 
 # Whether a real Kubernetes can be started here; installs its packages where they are missing. Says what stands against it.
@@ -80,7 +107,8 @@ have_cluster() {
   fi
   # By program and not by package: a machine may have them from elsewhere, and Debian's would displace those.
   local missing=() pair
-  for pair in containerd runc curl openssl ip:iproute2 /usr/lib/cni/ptp:containernetworking-plugins /bin/busybox:busybox-static; do
+  for pair in containerd runc curl openssl ip:iproute2 /usr/lib/cni/ptp:containernetworking-plugins /bin/busybox:busybox-static \
+    systemd-analyze:systemd; do
     command -v "${pair%:*}" >/dev/null || missing+=("${pair#*:}")
   done
   if [ "${#missing[@]}" -ne 0 ]; then

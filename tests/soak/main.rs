@@ -88,6 +88,7 @@ fn soak(options: &Options) -> Result<bool> {
         capacity: 8,
         etcd: EtcdOptions::new(3),
         faster,
+        archive: false,
         idle_jobs: 30,
         variables: Vec::new(),
     };

@@ -2,6 +2,7 @@
 //! taken down in the history.
 
 use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -24,6 +25,15 @@ const PAUSE: Duration = Duration::from_millis(100);
 
 /// What tells the states of the catalogue apart: which tag a definition bears. Shared by all callers of a run.
 pub type Tags = Arc<Mutex<BTreeMap<Digest, String>>>;
+
+/// A log as it was read to its end.
+#[derive(Debug, Clone, PartialEq)]
+pub struct LogSum {
+    /// All bytes.
+    pub read: Bytes,
+    /// What was said of its end.
+    pub end: v1::LogEnd,
+}
 
 /// A client of several controllers.
 #[derive(Debug)]
@@ -228,7 +238,7 @@ impl Caller {
         let (mut bytes, mut marked) = (Vec::new(), false);
         while let Some(left) = patience.checked_sub(begun.elapsed()) {
             let offset = bytes.len() as u64;
-            let request = v1::ReadLogRequest { id: id.to_owned(), attempt, offset, follow, tail_lines: 0 };
+            let request = v1::ReadLogRequest { id: id.to_owned(), attempt, offset, follow, ..Default::default() };
             let opened = self.call(left, |connection| {
                 let request = request.clone();
                 async move { connection.logs().read_log(request).await }
@@ -271,6 +281,48 @@ impl Caller {
             tokio::time::sleep(PAUSE).await;
         }
         Ok(false)
+    }
+
+    /// Reads the log of an execution's only attempt from its beginning to its present end, or with `follow` to its end, over streams that
+    /// break, and tells `came` how far it is. Nothing is kept of it but size and checksum.
+    ///
+    /// # Errors
+    /// Where a byte is missing, or comes twice; where a call is refused; where that did not come about in time.
+    pub async fn sum_log(&self, id: &str, follow: bool, came: &AtomicU64, patience: Duration) -> Result<LogSum> {
+        let begun = Instant::now();
+        let mut read = Bytes { size: 0, crc32c: 0 };
+        while let Some(left) = patience.checked_sub(begun.elapsed()) {
+            let request = v1::ReadLogRequest { id: id.to_owned(), offset: read.size, follow, ..Default::default() };
+            let opened = self.call(left, |connection| {
+                let request = request.clone();
+                async move { connection.logs().read_log(request).await }
+            });
+            let mut stream = opened.await.with_context(|| format!("the log of {id} at {}", read.size))?.into_inner();
+            loop {
+                // A stream behind a black hole says nothing: another one is opened, to another controller.
+                let Ok(message) = timeout(TRY * 2, stream.message()).await else { break };
+                match message {
+                    Ok(Some(message)) => match message.part {
+                        Some(Part::Chunk(chunk)) => {
+                            if chunk.offset != read.size || chunk.attempt != 1 {
+                                bail!("{id}: bytes at {} of attempt {} follow {}", chunk.offset, chunk.attempt, read.size);
+                            }
+                            read.size += chunk.data.len() as u64;
+                            read.crc32c = crc32c::crc32c_append(read.crc32c, &chunk.data);
+                            came.store(read.size, Ordering::Relaxed);
+                        }
+                        Some(Part::Gap(gap)) => bail!("{id}: a gap of {} bytes at {}: {}", gap.size, gap.offset, gap.reason),
+                        Some(Part::End(end)) => return Ok(LogSum { read, end }),
+                        None => {}
+                    },
+                    Err(status) if !is_lost(&status) => return Err(status).with_context(|| format!("the log of {id}")),
+                    Ok(None) | Err(_) => break,
+                }
+            }
+            *self.next.lock().unwrap_or_else(PoisonError::into_inner) += 1;
+            tokio::time::sleep(PAUSE).await;
+        }
+        bail!("the log of {id} did not end in {patience:?}; {} bytes came", read.size)
     }
 
     /// Makes the catalogue hold this state of the workload. Once, through one controller: what became of it shows in what is read.

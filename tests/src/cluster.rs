@@ -29,6 +29,8 @@ pub struct Shape {
     pub faster: u32,
     /// How many jobs of the catalogue nobody runs.
     pub idle_jobs: usize,
+    /// Whether its controllers have an archive of logs.
+    pub archive: bool,
     /// More environment variables for all daemons.
     pub variables: Vec<(&'static str, &'static str)>,
 }
@@ -37,7 +39,16 @@ impl Shape {
     /// So many controllers and executors over one member of etcd, 20 times as fast.
     #[must_use]
     pub fn small(controllers: usize, executors: usize) -> Self {
-        Self { controllers, executors, capacity: 4, etcd: EtcdOptions::new(1), faster: 20, idle_jobs: 3, variables: Vec::new() }
+        Self {
+            controllers,
+            executors,
+            capacity: 4,
+            etcd: EtcdOptions::new(1),
+            faster: 20,
+            idle_jobs: 3,
+            archive: false,
+            variables: Vec::new(),
+        }
     }
 
     /// The same over so many members.
@@ -97,6 +108,7 @@ impl Cluster {
     pub fn start(shape: Shape, tag: &str) -> Result<Self> {
         let etcd = Etcd::start(&shape.etcd)?;
         let world = World::over_etcd(&etcd.endpoints())?.faster(shape.faster).variable("OCTAVIUS_LOG_LEVEL", "warn");
+        let world = if shape.archive { world.archiving() } else { world };
         let world = shape.variables.iter().fold(world, |world, (name, value)| world.variable(name, value));
         let workload = Workload::new(&world.write("ledger", "")?, shape.idle_jobs);
         let members = 0..shape.etcd.members;

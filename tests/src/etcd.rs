@@ -228,9 +228,21 @@ impl Etcd {
     /// # Errors
     /// Where it does not answer.
     pub fn proposals(&self, index: usize) -> Result<u64> {
+        self.metric(index, "etcd_server_proposals_committed_total ")
+    }
+
+    /// How many keys a member has seen put, in whatever transactions.
+    ///
+    /// # Errors
+    /// Where it does not answer.
+    pub fn puts(&self, index: usize) -> Result<u64> {
+        self.metric(index, "etcd_mvcc_put_total ").or_else(|_| self.metric(index, "etcd_debugging_mvcc_put_total "))
+    }
+
+    fn metric(&self, index: usize, name: &str) -> Result<u64> {
         let metrics = http_get(self.members[index].client, "/metrics")?;
-        let line = metrics.lines().find_map(|line| line.strip_prefix("etcd_server_proposals_committed_total "));
-        Ok(line.context("no such metric")?.trim().parse::<f64>()? as u64)
+        let line = metrics.lines().find_map(|line| line.strip_prefix(name));
+        Ok(line.with_context(|| format!("no metric {name}"))?.trim().parse::<f64>()? as u64)
     }
 
     /// Sends a member a signal; [`Signal::STOP`] pauses it, [`Signal::CONT`] wakes it.

@@ -1,6 +1,7 @@
 //! A real Kubernetes of one node for tests, which tests/cluster/up starts: the one that tests/run has started for all tests, or one of the
 //! test's own. Each test has a namespace of its own in it.
 
+mod deploy;
 mod executor;
 mod watch;
 
@@ -14,6 +15,7 @@ use rustix::process::{Pid, Signal, kill_process};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
+pub use self::deploy::{Helm, deploy, image, objects};
 pub use self::executor::{KubernetesExecutor, executor_rules};
 pub use self::watch::{Change, Watch};
 use crate::process;

@@ -2,22 +2,33 @@
 //! its own, with waits that are bounded and say what they saw last.
 
 pub mod caller;
+mod certificates;
 pub mod checker;
 pub mod cluster;
+pub mod collector;
 mod etcd;
 pub mod history;
+pub mod jwt;
 mod kubernetes;
+mod machine;
+pub mod printer;
 mod process;
 mod proxy;
 mod random;
+mod s3;
 pub mod workload;
 mod world;
 
+pub use certificates::{Authority, Days, PairFiles};
 pub use etcd::{Etcd, EtcdOptions, free_ports};
-pub use kubernetes::{Change, Component, Kubernetes, KubernetesExecutor, Namespace, Paused, Watch, executor_rules};
+pub use kubernetes::{
+    Change, Component, Helm, Kubernetes, KubernetesExecutor, Namespace, Paused, Watch, deploy, executor_rules, image, objects,
+};
+pub use machine::Machine;
 pub use process::{Daemon, Output, cpu_time};
 pub use proxy::{Direction, Mode, Proxy};
 pub use random::Random;
+pub use s3::S3;
 pub use world::{Client, Special, World};
 
 use std::time::{Duration, Instant};

@@ -173,8 +173,29 @@ impl Daemon {
     /// # Errors
     /// Where the process is gone.
     pub fn resident_bytes(&self) -> Result<u64> {
+        self.memory("VmRSS:")
+    }
+
+    /// The most resident memory that it has had since [`Self::reset_peak`], in bytes.
+    ///
+    /// # Errors
+    /// Where the process is gone.
+    pub fn peak_bytes(&self) -> Result<u64> {
+        self.memory("VmHWM:")
+    }
+
+    /// Forgets how much resident memory it has had.
+    ///
+    /// # Errors
+    /// Where the process is gone.
+    pub fn reset_peak(&self) -> Result<()> {
+        // What proc(5) says of this file: 5 resets the peak.
+        Ok(std::fs::write(Path::new("/proc").join(self.child.id().to_string()).join("clear_refs"), "5")?)
+    }
+
+    fn memory(&self, name: &str) -> Result<u64> {
         let status = std::fs::read_to_string(Path::new("/proc").join(self.child.id().to_string()).join("status"))?;
-        let line = status.lines().find(|line| line.starts_with("VmRSS:")).context("no VmRSS")?;
+        let line = status.lines().find(|line| line.starts_with(name)).with_context(|| format!("no {name}"))?;
         let kib: u64 = line.split_whitespace().nth(1).context("no number")?.parse()?;
         Ok(kib * 1024)
     }

@@ -72,6 +72,19 @@ impl World {
         self.variable("OCTAVIUS_FASTER", &factor.to_string())
     }
 
+    /// The same world with an archive of logs for its controllers, in the folder [`World::archive`].
+    #[must_use]
+    pub fn archiving(self) -> Self {
+        let archive = self.archive().display().to_string();
+        self.variable("OCTAVIUS_ARCHIVE", &archive)
+    }
+
+    /// Where the archive is of a world that was made to have one.
+    #[must_use]
+    pub fn archive(&self) -> PathBuf {
+        self.path("archive")
+    }
+
     /// A path in its folder.
     #[must_use]
     pub fn path(&self, relative: &str) -> PathBuf {

@@ -7,14 +7,14 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, ensure};
 use octavius_core::execution::State;
-use octavius_tests::PATIENCE;
 use octavius_tests::cluster::{Part, Shape};
+use octavius_tests::{PATIENCE, World};
 
 use crate::faults::{Trial, long, short};
 
-/// Builds what makes a clock wrong, below the trial's folder.
-fn wrong_clock(trial: &Trial) -> Result<PathBuf> {
-    let built = trial.cluster.world.path("clock.so");
+/// Builds what makes a clock wrong, in the world's folder.
+pub(crate) fn wrong_clock(world: &World) -> Result<PathBuf> {
+    let built = world.path("clock.so");
     let source = concat!(env!("CARGO_MANIFEST_DIR"), "/system/clock.c");
     let status = Command::new("cc").args(["-shared", "-fPIC", "-O1", "-o"]).arg(&built).arg(source).arg("-ldl").status()?;
     ensure!(status.success(), "cc: {status}");
@@ -24,7 +24,7 @@ fn wrong_clock(trial: &Trial) -> Result<PathBuf> {
 #[test]
 fn clocks_that_are_two_hours_apart_change_nothing() -> Result<()> {
     let mut trial = Trial::start(Shape::small(2, 2))?;
-    let clock = wrong_clock(&trial)?.to_str().context("a path that is no text")?.to_owned();
+    let clock = wrong_clock(&trial.cluster.world)?.to_str().context("a path that is no text")?.to_owned();
     for (part, ahead) in
         [(Part::Controller(0), "3600"), (Part::Controller(1), "-3600"), (Part::Executor(0), "3600"), (Part::Executor(1), "-1800")]
     {

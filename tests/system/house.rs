@@ -20,11 +20,16 @@ fn rust_files(folder: &Path, found: &mut Vec<PathBuf>) {
 #[test]
 fn each_outside_technology_has_one_room() {
     let rooms = [
-        ("clap", &["cli"][..]),
+        ("axum", &["controller"][..]),
+        ("clap", &["cli"]),
         ("etcd-client", &["store"]),
         ("git2", &["catalog"]),
         ("granit-parser", &["catalog"]),
         ("kube", &["executor"]),
+        ("opentelemetry", &["trace"]),
+        ("opentelemetry-otlp", &["trace"]),
+        ("opentelemetry_sdk", &["trace"]),
+        ("prometheus-client", &["controller"]),
         ("redb", &["store"]),
         ("tonic", &["controller", "executor", "cli", "proto", "store"]), // etcd speaks it too
     ];

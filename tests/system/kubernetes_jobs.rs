@@ -68,7 +68,9 @@ fn a_job_of_the_catalogue_runs_in_a_cluster_and_is_seen_there() -> Result<()> {
     no_jobs(&cluster, &namespace)?;
 
     // What runs is where `status` says that it is, under the name that it says.
-    let id = admin.execute("wait", &[])?;
+    let parent = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01";
+    let output = admin.command(&["execute", "wait"]).env("TRACEPARENT", parent).output()?;
+    let id = String::from_utf8(output.stdout)?.trim().to_owned();
     let name = format!("octavius-{id}-1");
     let line = format!("kubectl -n {} get job {name}\n", namespace.name());
     eventually("status says where it runs, and what", || {
@@ -84,6 +86,11 @@ fn a_job_of_the_catalogue_runs_in_a_cluster_and_is_seen_there() -> Result<()> {
         assert!(annotations["octavius/file"].as_str().is_some_and(|file| file.ends_with("wait.yaml:1")), "{annotations}");
         assert_eq!(annotations["octavius/commit"], Value::Null, "it was applied from outside a repository");
     }
+    // And which trace it is part of, which its container is told as well.
+    assert_eq!(job["metadata"]["annotations"]["octavius/trace-id"], admin.status(&id)?["trace_id"]);
+    assert_eq!(job["metadata"]["annotations"]["octavius/trace-id"], parent[3..35]);
+    let variables = job["spec"]["template"]["spec"]["containers"][0]["env"].as_array().context("no variables")?;
+    assert!(variables.contains(&json!({"name": "TRACEPARENT", "value": parent})), "{variables:?}");
     let labels = &job["metadata"]["labels"];
     assert_eq!((&labels["octavius/job"], &labels["octavius/user"]), (&"wait".into(), &"admin".into()));
     assert_eq!(job["spec"]["template"]["spec"]["activeDeadlineSeconds"], 300);
@@ -148,6 +155,18 @@ fn a_job_that_no_execution_knows_is_told_of() -> Result<()> {
         ensure!(said.lines().any(told), "{said}");
         Ok(())
     })?;
+    let admin = world.admin(port)?;
+    let described = eventually("the controller tells of it", || {
+        let described = admin.run(&["executors", "describe", "cluster-1", "-o", "json"])?.expect(0)?.json()?;
+        ensure!(described["orphan_count"] == 1, "{described}");
+        Ok(described)
+    })?;
+    let orphan = &described["orphans"][0];
+    assert_eq!((&orphan["name"], &orphan["namespace"]), (&"octavius-orphan".into(), &namespace.name().into()));
+    assert!(orphan["since"].as_str() < orphan["removed_at"].as_str(), "{orphan}");
+    let text = admin.run(&["executors", "describe", "cluster-1"])?.expect(0)?.stdout;
+    let line = text.lines().find(|line| line.starts_with("orphans ")).context(text.clone())?;
+    assert!(line.contains(&format!("Job {}/octavius-orphan", namespace.name())), "{text}");
     cluster.get(&namespace.batch("jobs/octavius-orphan"))?;
     Ok(())
 }

@@ -21,7 +21,7 @@ fn lines(id: &str) -> String {
 }
 
 /// Distinct objects of an execution that a watch has told of.
-fn seen(watch: &Watch, id: &str) -> Result<usize> {
+pub(crate) fn seen(watch: &Watch, id: &str) -> Result<usize> {
     let changes = watch.so_far()?.into_iter().map(|change| change.object["metadata"].clone());
     let of_this = changes.filter(|metadata| metadata["labels"]["octavius/id"] == id);
     Ok(of_this.map(|metadata| metadata["uid"].to_string()).collect::<BTreeSet<_>>().len())

@@ -7,7 +7,7 @@ use std::time::Duration;
 use octavius_core::JobDefinition;
 use octavius_core::argument::MASK;
 use octavius_core::definition::{
-    Argument, ArgumentType, Concurrency, EnvVars, KubernetesSecret, Resources, Scalar, Schedule, Secret, SecretSource,
+    Argument, ArgumentType, Concurrency, EnvVars, KubernetesSecret, Logs, Resources, Scalar, Schedule, Secret, SecretSource,
 };
 use serde::{Deserialize, Serialize};
 
@@ -192,6 +192,7 @@ impl Differ<'_> {
             concurrency,
             priority,
             schedule,
+            logs,
             resources,
             service_account,
             namespace,
@@ -216,6 +217,7 @@ impl Differ<'_> {
         self.concurrency(before.concurrency.as_ref(), concurrency.as_ref());
         self.value("priority", "/priority", &before.priority, priority);
         self.schedule(before.schedule.as_ref(), schedule.as_ref());
+        self.logs(&before.logs, logs);
         self.resources(&before.resources, resources);
         self.text("service_account", "/service_account", &before.service_account, service_account);
         self.text("namespace", "/namespace", &before.namespace, namespace);
@@ -349,6 +351,13 @@ impl Differ<'_> {
             None => schedule.cron.clone(),
         };
         self.push("schedule", "/schedule", before.map(shown), after.map(shown));
+    }
+
+    fn logs(&mut self, before: &Logs, after: &Logs) {
+        let Logs { limit, keep_for, keep_bytes } = after;
+        self.optional("logs.limit", "/logs/limit", before.limit.as_ref(), limit.as_ref());
+        self.optional("logs.keep_for", "/logs/keep_for", before.keep_for.as_ref(), keep_for.as_ref());
+        self.optional("logs.keep_bytes", "/logs/keep_bytes", before.keep_bytes.as_ref(), keep_bytes.as_ref());
     }
 
     fn resources(&mut self, before: &Resources, after: &Resources) {

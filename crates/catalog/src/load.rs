@@ -394,10 +394,10 @@ mod tests {
 
     #[test]
     fn a_warning_does_not_stop_a_job() {
-        let loaded = load_file("a.yaml", b"name: a\ncommand: [true_]\nschedule: {cron: '* * * * *'}\n", &Limits::default());
+        let loaded = load_file("a.yaml", b"name: a\nimage_name: busybox\n", &Limits::default());
         assert_eq!(
             loaded.diagnostics.iter().map(|d| (d.code, d.severity)).collect::<Vec<_>>(),
-            [("not-yet-enforced", Severity::Warning)]
+            [("mutable-tag", Severity::Warning)]
         );
         assert_eq!(loaded.jobs.len(), 1);
     }

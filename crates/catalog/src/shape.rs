@@ -5,7 +5,8 @@ use std::collections::BTreeMap;
 use std::sync::LazyLock;
 
 use octavius_core::nearest::nearest;
-use octavius_core::{CatalogName, HumanDuration, JobName};
+use octavius_core::size::SizeError;
+use octavius_core::{ByteSize, CatalogName, HumanDuration, JobName, SizeLimit};
 use serde_json::{Map, Value as Json};
 
 use crate::MANUAL;
@@ -20,6 +21,10 @@ pub(crate) enum Shape {
     JobName,
     CatalogName,
     Duration,
+    /// A number of bytes, with its unit or without one.
+    Size,
+    /// The same, or `none`.
+    SizeLimit,
     /// Text, number or boolean, kept as its text.
     Scalar,
     Bool,
@@ -64,6 +69,8 @@ fn shape_of(schema: &Map<String, Json>, definitions: &Json) -> Shape {
         Some("JobName") => return Shape::JobName,
         Some("CatalogName") => return Shape::CatalogName,
         Some("Duration") => return Shape::Duration,
+        Some("ByteSize") => return Shape::Size,
+        Some("SizeLimit") => return Shape::SizeLimit,
         Some("Scalar") => return Shape::Scalar,
         _ => {}
     }
@@ -104,6 +111,8 @@ impl Shape {
         match self {
             Self::Text | Self::JobName | Self::CatalogName => "a string",
             Self::Duration => "a duration",
+            Self::Size => "a size",
+            Self::SizeLimit => "a size or none",
             Self::Scalar => "a plain value",
             Self::Bool => "true or false",
             Self::Integer { .. } => "a whole number",
@@ -173,6 +182,12 @@ impl<'a> Walk<'a> {
                 self.finding("duration", node.span, message, format!("{text}s is {text} seconds, {text}m is {text} minutes"));
                 None
             }
+            (Shape::Size, Value::Text(text) | Value::Number(text)) => {
+                self.size(node, text.parse::<ByteSize>().map(|size| size.to_string()))
+            }
+            (Shape::SizeLimit, Value::Text(text) | Value::Number(text)) => {
+                self.size(node, text.parse::<SizeLimit>().map(|size| size.to_string()))
+            }
             (Shape::Scalar, Value::Text(text) | Value::Number(text)) => Some(Json::String(text.clone())),
             (Shape::Scalar, Value::Bool(value)) => Some(Json::String(value.to_string())),
             (Shape::Bool, Value::Bool(value)) => Some(Json::Bool(*value)),
@@ -225,6 +240,10 @@ impl<'a> Walk<'a> {
         }
     }
 
+    fn size(&mut self, node: &Node, checked: Result<String, SizeError>) -> Option<Json> {
+        checked.map(Json::String).map_err(|error| self.finding("size", node.span, error.to_string(), error.hint())).ok()
+    }
+
     fn integer(&mut self, node: &Node, text: &str, min: i64, max: i64, key: Span, what: &str) -> Option<Json> {
         match text.parse::<i64>() {
             Ok(value) if (min..=max).contains(&value) => Some(Json::from(value)),
@@ -262,6 +281,7 @@ impl<'a> Walk<'a> {
             }
             (Shape::Integer { .. }, Value::Text(text)) if text.parse::<i64>().is_ok() => "remove the quotes".to_owned(),
             (Shape::Duration, _) => "like 90s, 10m or 1h30m".to_owned(),
+            (Shape::Size | Shape::SizeLimit, _) => "like 64MiB, 1GiB or 500KB".to_owned(),
             (Shape::List(_), Value::Text(_)) if what == "command" => {
                 "write program and arguments as a list, or a line of shell as [sh, -c, …]".to_owned()
             }
@@ -374,6 +394,8 @@ mod tests {
         let job = fields(&JOB);
         assert_eq!(job["name"], Shape::JobName);
         assert_eq!(job["timeout"], Shape::Duration);
+        assert_eq!(fields(&job["logs"])["limit"], Shape::SizeLimit);
+        assert_eq!(fields(&job["logs"])["keep_bytes"], Shape::Size);
         assert_eq!(job["retries"], Shape::Integer { min: 0, max: 100 });
         assert_eq!(job["protect"], Shape::Bool);
         assert_eq!(job["labels"], Shape::Free(Box::new(Shape::Text)));

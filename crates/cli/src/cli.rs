@@ -5,12 +5,13 @@ use std::path::PathBuf;
 use clap::{Args, CommandFactory as _, Parser, Subcommand};
 
 use crate::commands::{
-    apply, backup, cancel, completion, config, controller, create, demo, describe, dev, diff, execute, executions, executor,
-    executors, export, getlogs, history, import, init, list, rollback, schema, status, tokens, unfreeze, validate, version,
-    whoami,
+    apply, audit, backup, cancel, completion, config, controller, create, demo, describe, dev, diff, doctor, execute, executions,
+    executor, executors, export, getlogs, history, import, init, list, man, pause, rollback, schema, status, tls, tokens,
+    unfreeze, validate, version, whoami,
 };
 use crate::env;
 use crate::error::{Failure, Outcome};
+use crate::token_from::TokenFrom;
 
 /// A job catalogue that a team reviews in pull requests and runs anywhere
 #[derive(Debug, Parser)]
@@ -34,7 +35,8 @@ pub struct ConnectArgs {
     /// Context of the configuration file [env: OCTAVIUS_CONTEXT]
     #[arg(long, global = true, value_name = "NAME", hide_short_help = true)]
     pub context: Option<String>,
-    /// Address of the controller, several by comma [env: OCTAVIUS_CP_HOST, CP_HOST]
+    /// Address of the controller, several by comma; https://HOST:PORT for TLS with a certificate that the system trusts [env:
+    /// OCTAVIUS_CP_HOST, CP_HOST]
     #[arg(long, global = true, value_name = "HOST:PORT", hide_short_help = true)]
     pub cp_host: Option<String>,
     /// Your mail address [env: OCTAVIUS_EMAIL_ID, EMAIL_ID]
@@ -46,9 +48,24 @@ pub struct ConnectArgs {
     /// File that holds the token, or - for standard input [env: OCTAVIUS_TOKEN_FILE]
     #[arg(long, global = true, value_name = "FILE", hide_short_help = true)]
     pub token_file: Option<PathBuf>,
+    /// Who makes a token for this run: github or github:AUDIENCE, in a job of GitHub Actions [env: OCTAVIUS_TOKEN_FROM]
+    #[arg(long, global = true, value_name = "CI", hide_short_help = true, conflicts_with_all = ["token", "token_file"])]
+    pub token_from: Option<TokenFrom>,
     /// Longest wait for the controller, 0 for the default of 10 [env: OCTAVIUS_TIME_OUT, CONNECTION_TIMEOUT_SECS]
     #[arg(long, global = true, value_name = "SECONDS", hide_short_help = true)]
     pub time_out: Option<u64>,
+    /// TLS, with a certificate that this authority has signed, PEM [env: OCTAVIUS_CA_FILE]
+    #[arg(long, global = true, value_name = "FILE", hide_short_help = true)]
+    pub ca_file: Option<PathBuf>,
+    /// TLS, and a certificate to show to the controller, PEM [env: OCTAVIUS_CLIENT_CERT]
+    #[arg(long, global = true, value_name = "FILE", hide_short_help = true)]
+    pub client_cert: Option<PathBuf>,
+    /// Key of that certificate, PEM [env: OCTAVIUS_CLIENT_KEY]
+    #[arg(long, global = true, value_name = "FILE", hide_short_help = true)]
+    pub client_key: Option<PathBuf>,
+    /// TLS, with a certificate for this name, where it is not that of the address [env: OCTAVIUS_SERVER_NAME]
+    #[arg(long, global = true, value_name = "NAME", hide_short_help = true)]
+    pub server_name: Option<String>,
     /// Never ask; as without a terminal [env: OCTAVIUS_NO_INPUT]
     #[arg(long, global = true, hide_short_help = true)]
     pub no_input: bool,
@@ -105,10 +122,18 @@ pub enum Command {
     Controller(controller::ControllerArgs),
     /// Register and run an executor
     Executor(executor::ExecutorArgs),
-    /// List executors
+    /// List executors, drain and revoke them
     Executors(executors::ExecutorsArgs),
+    /// Have nothing of a job start, or of any job
+    Pause(pause::PauseArgs),
+    /// Let a job start again that was paused
+    Unpause(pause::UnpauseArgs),
     /// Make, list and revoke tokens
     Tokens(tokens::TokensArgs),
+    /// Show who did, or was refused, what
+    Audit(audit::AuditArgs),
+    /// Make certificates to try TLS with
+    Tls(tls::TlsArgs),
     /// Keep everything that the controller holds in a file
     Backup(backup::BackupArgs),
     /// Put a backup into an empty store
@@ -122,14 +147,19 @@ pub enum Command {
     Config(config::ConfigArgs),
     /// Show who you are to the controller
     Whoami(whoami::WhoamiArgs),
+    /// Look for what is wrong, and say what to do about it
+    Doctor(doctor::DoctorArgs),
     /// Print a completion script for a shell
     Completion(completion::CompletionArgs),
     /// Show the versions of client and controller
     Version(version::VersionArgs),
+    /// Write the manual pages
+    #[command(hide = true)]
+    Man(man::ManArgs),
 }
 
 /// The groups of the help text.
-const GROUPS: [(&str, &[&str]); 4] = [
+pub(crate) const GROUPS: [(&str, &[&str]); 4] = [
     (
         "For the catalogue",
         &[
@@ -138,8 +168,24 @@ const GROUPS: [(&str, &[&str]); 4] = [
         ],
     ),
     ("For people who run jobs", &["list", "describe", "execute", "rerun", "executions", "status", "getlogs", "cancel"]),
-    ("For operators", &["controller", "executor", "executors", "tokens", "backup", "restore", "dev", "demo"]),
-    ("Connections", &["config", "whoami", "completion", "version"]),
+    (
+        "For operators",
+        &[
+            "controller",
+            "executor",
+            "executors",
+            "pause",
+            "unpause",
+            "tokens",
+            "audit",
+            "tls",
+            "backup",
+            "restore",
+            "dev",
+            "demo",
+        ],
+    ),
+    ("Connections", &["config", "whoami", "doctor", "completion", "version"]),
 ];
 
 /// The tree of commands, with the grouped help.
@@ -166,7 +212,7 @@ pub fn parser() -> clap::Command {
     by_environment(command())
 }
 
-fn by_environment(command: clap::Command) -> clap::Command {
+pub(crate) fn by_environment(command: clap::Command) -> clap::Command {
     command
         .mut_args(|arg| {
             let Some(name) = arg.get_env() else { return arg };
@@ -266,10 +312,11 @@ mod tests {
     }
 
     /// Flags that consent to harm must be written out each time.
-    const CONSENT: [&str; 4] = ["yes", "prune", "allow-empty", "max-deletions"];
+    const CONSENT: [&str; 5] = ["yes", "prune", "allow-empty", "max-deletions", "force"];
 
-    /// What `cancel` takes many executions by: a variable that was set for a list must not choose what is stopped.
-    const SELECTORS: [&str; 3] = ["state", "job-name", "all"];
+    /// What `cancel`, `pause` and `unpause` take many by: a variable that was set for a list must not choose what is stopped.
+    const SELECTORS: [(&str, &[&str]); 3] =
+        [(" cancel", &["state", "job-name", "all"]), (" pause", &["all"]), (" unpause", &["all"])];
 
     #[test]
     fn every_flag_has_its_variable_except_those_that_consent() {
@@ -281,7 +328,7 @@ mod tests {
                 let in_help = told.split("[env: ").nth(1).and_then(|rest| rest.split([',', ']']).next()).map(str::to_owned);
                 let name = own.or(in_help);
                 used.extend(name.clone());
-                let selects = path.ends_with(" cancel") && SELECTORS.contains(&long);
+                let selects = SELECTORS.iter().any(|(of, flags)| path.ends_with(of) && flags.contains(&long));
                 match (CONSENT.contains(&long) || selects, &name) {
                     (true, Some(name)) => problems.push(format!("{path} --{long} consents and has {name}")),
                     (false, None) => problems.push(format!("{path} --{long} has no variable")),
@@ -310,6 +357,12 @@ mod tests {
             e::ETCD_SHARED,
             e::RETENTION_AGE,
             e::RETENTION_EXECUTIONS,
+            e::RETENTION_LOG_BYTES,
+            e::RETENTION_AUDIT,
+            e::AUDIT_EXPORT,
+            e::REQUEST_RATE,
+            e::SECRETS,
+            e::EXECUTOR_TOKEN_LIFETIME,
             e::APP_PORT,
             e::EXECUTOR_PING_DEADLINE,
             e::LOG_FILE_PATH,

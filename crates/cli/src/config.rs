@@ -7,12 +7,16 @@ use std::io::{Read as _, Write as _};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use octavius_controller::private::exposed;
 use octavius_core::nearest::nearest;
 use octavius_proto::client::Address;
+use octavius_proto::tls::Authorities;
 
 use crate::cli::ConnectArgs;
+use crate::client_tls::Certificates;
 use crate::env;
 use crate::error::{Failure, Outcome};
+use crate::token_from::TokenFrom;
 
 /// The file's name, in `./` and `~/.octavius/`.
 pub const FILE_NAME: &str = "octavius_client.yaml";
@@ -37,6 +41,14 @@ pub struct Entry {
     pub access_token: Option<String>,
     /// Seconds to wait for a connection; 0 for the default.
     pub connection_timeout_secs: Option<u64>,
+    /// The authorities that may have signed the controller's certificate, in PEM: with them, the file is all that one needs.
+    pub ca_pem: Option<String>,
+    /// The file of a certificate to be shown to the controller. A path, since it is renewed more often than this file.
+    pub client_cert: Option<PathBuf>,
+    /// The file of its key.
+    pub client_key: Option<PathBuf>,
+    /// The name that the controller's certificate is for, where it is not that of the address.
+    pub server_name: Option<String>,
 }
 
 impl std::fmt::Debug for Entry {
@@ -56,7 +68,8 @@ pub struct ClientFile {
     pub current_context: Option<String>,
 }
 
-const KEYS: [&str; 4] = ["CP_HOST", "EMAIL_ID", "ACCESS_TOKEN", "CONNECTION_TIMEOUT_SECS"];
+const KEYS: [&str; 8] =
+    ["CP_HOST", "EMAIL_ID", "ACCESS_TOKEN", "CONNECTION_TIMEOUT_SECS", "CA_PEM", "CLIENT_CERT", "CLIENT_KEY", "SERVER_NAME"];
 
 impl ClientFile {
     /// Reads the text of a file.
@@ -175,6 +188,10 @@ impl Entry {
             }
             "EMAIL_ID" => self.email_id = text(value)?,
             "ACCESS_TOKEN" => self.access_token = text(value)?,
+            "CA_PEM" => self.ca_pem = text(value)?,
+            "CLIENT_CERT" => self.client_cert = text(value)?.map(PathBuf::from),
+            "CLIENT_KEY" => self.client_key = text(value)?.map(PathBuf::from),
+            "SERVER_NAME" => self.server_name = text(value)?,
             "CONNECTION_TIMEOUT_SECS" => {
                 self.connection_timeout_secs = match text(value)? {
                     Some(text) => Some(text.parse().map_err(|_| format!("`{key}` is not a whole number of seconds"))?),
@@ -199,8 +216,12 @@ impl Entry {
             self.email_id.clone().map(Into::into),
             self.access_token.clone().map(Into::into),
             self.connection_timeout_secs.map(Into::into),
+            self.ca_pem.clone().map(Into::into),
+            self.client_cert.as_ref().map(|path| path.to_string_lossy().into_owned().into()),
+            self.client_key.as_ref().map(|path| path.to_string_lossy().into_owned().into()),
+            self.server_name.clone().map(Into::into),
         ];
-        for (key, value) in KEYS.into_iter().zip::<[Option<serde_yaml::Value>; 4]>(values) {
+        for (key, value) in KEYS.into_iter().zip::<[Option<serde_yaml::Value>; 8]>(values) {
             if let Some(value) = value {
                 fields.insert(key.into(), value);
             }
@@ -297,8 +318,8 @@ pub fn read(path: &Path) -> Outcome<Option<ClientFile>> {
         Err(error) => return Err(Failure::file("read", path, error)),
     };
     let file = ClientFile::parse(&text).map_err(|problem| Failure::usage(format!("{}: {problem}", path.display())))?;
-    if file.holds_token() {
-        refuse_if_shared(path, mode)?;
+    if file.holds_token() && mode & 0o077 != 0 {
+        return Err(shared(path, mode));
     }
     Ok(Some(file))
 }
@@ -312,12 +333,9 @@ fn read_with_mode(path: &Path) -> std::io::Result<(String, u32)> {
     Ok((text, mode))
 }
 
-fn refuse_if_shared(path: &Path, mode: u32) -> Outcome<()> {
-    if mode & 0o077 == 0 {
-        return Ok(());
-    }
-    Err(Failure::usage(format!("{} holds a token and can be read by others (mode {:03o})", path.display(), mode & 0o777))
-        .hint(format!("chmod 600 {}", path.display())))
+fn shared(path: &Path, mode: u32) -> Failure {
+    Failure::usage(format!("{} holds a token and can be read by others (mode {:03o})", path.display(), mode & 0o777))
+        .hint(format!("chmod 600 {}", path.display()))
 }
 
 /// Writes a configuration file that only its owner can read: whole, or not at all.
@@ -353,12 +371,15 @@ pub fn create_private_dir(path: &Path) -> Outcome<()> {
     fs::DirBuilder::new().recursive(true).mode(0o700).create(path).map_err(|error| Failure::file("make", path, error))
 }
 
-/// Reads a token from a file, or from standard input for `-`.
+/// Reads a token from a file that others cannot read, or from standard input for `-`. A pipe is read once, by whoever was meant to.
 ///
 /// # Errors
-/// Where it cannot be read, or is empty.
+/// Where it cannot be read, or others can, or it is empty.
 pub fn read_token_file(path: &Path) -> Outcome<String> {
-    read_secret_file(path, "token")
+    read_secret(path, "token", |file| match exposed(file) {
+        Some(mode) if file.is_file() => Err(shared(path, mode)),
+        _ => Ok(()),
+    })
 }
 
 /// Reads a secret from a file, or from standard input for `-`; `what` says what it is.
@@ -366,13 +387,20 @@ pub fn read_token_file(path: &Path) -> Outcome<String> {
 /// # Errors
 /// Where it cannot be read, or is empty.
 pub fn read_secret_file(path: &Path, what: &str) -> Outcome<String> {
+    read_secret(path, what, |_| Ok(()))
+}
+
+fn read_secret(path: &Path, what: &str, check: impl FnOnce(&fs::Metadata) -> Outcome<()>) -> Outcome<String> {
+    let unreadable = |error| Failure::file(&format!("read the {what} from"), path, error);
     let mut text = String::new();
     let read = if path == Path::new("-") {
         std::io::stdin().lock().take(TOKEN_FILE_BYTES).read_to_string(&mut text)
     } else {
-        fs::File::open(path).and_then(|file| file.take(TOKEN_FILE_BYTES).read_to_string(&mut text))
+        let file = fs::File::open(path).map_err(unreadable)?;
+        check(&file.metadata().map_err(unreadable)?)?;
+        file.take(TOKEN_FILE_BYTES).read_to_string(&mut text)
     };
-    read.map_err(|error| Failure::file(&format!("read the {what} from"), path, error))?;
+    read.map_err(unreadable)?;
     let secret = text.trim();
     if secret.is_empty() {
         return Err(Failure::usage(format!("{} holds no {what}", path.display())));
@@ -383,7 +411,7 @@ pub fn read_secret_file(path: &Path, what: &str) -> Outcome<String> {
 /// The token that flags or the environment give, and what it came from.
 ///
 /// # Errors
-/// Where a token file cannot be read.
+/// Where a token file cannot be read, or the CI system makes no token.
 pub fn given_token(args: &ConnectArgs, warnings: &mut Vec<String>) -> Outcome<Option<(String, &'static str)>> {
     if let Some(token) = &args.token {
         warnings.push(
@@ -394,13 +422,20 @@ pub fn given_token(args: &ConnectArgs, warnings: &mut Vec<String>) -> Outcome<Op
     if let Some(path) = &args.token_file {
         return Ok(Some((read_token_file(path)?, "--token-file")));
     }
-    for (name, is_file) in [(env::TOKEN, false), (env::TOKEN_FILE, true), (env::SEED_ACCESS_TOKEN, false)] {
+    if let Some(from) = &args.token_from {
+        return Ok(Some((from.get()?, "--token-from")));
+    }
+    for (name, is_file) in [(env::TOKEN, false), (env::TOKEN_FILE, true)] {
         if let Some(value) = env::get(name) {
             let token = if is_file { read_token_file(Path::new(&value))? } else { value.trim().to_owned() };
             return Ok(Some((token, name)));
         }
     }
-    Ok(None)
+    if let Some(from) = env::get(env::TOKEN_FROM) {
+        let from: TokenFrom = from.parse().map_err(|problem| Failure::usage(format!("{}: {problem}", env::TOKEN_FROM)))?;
+        return Ok(Some((from.get()?, env::TOKEN_FROM)));
+    }
+    Ok(env::get(env::SEED_ACCESS_TOKEN).map(|token| (token.trim().to_owned(), env::SEED_ACCESS_TOKEN)))
 }
 
 /// Puts flags over the environment over the file over the defaults.
@@ -440,8 +475,18 @@ pub fn resolve(args: &ConnectArgs) -> Outcome<Resolved> {
     };
     let token_source = token_source.filter(|_| token.is_some());
     let timeout = timeout(args, entry.connection_timeout_secs)?;
+    let beside = |path: Option<PathBuf>| {
+        let folder = located.as_ref().and_then(|located| located.path.parent());
+        path.map(|path| folder.map_or_else(|| path.clone(), |folder| folder.join(&path)))
+    };
+    let certificates = Certificates::given(args).or(Certificates {
+        ca: entry.ca_pem.map(Authorities::Text),
+        client_cert: beside(entry.client_cert),
+        client_key: beside(entry.client_key),
+        server_name: entry.server_name,
+    });
     Ok(Resolved {
-        addresses: Address::parse_list(&host)?,
+        addresses: certificates.secure(Address::parse_list(&host)?)?,
         token,
         token_source,
         email_id: args

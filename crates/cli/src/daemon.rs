@@ -1,22 +1,41 @@
-//! What `controller start`, `executor start` and `dev` share: their configuration files, their logs, and how they stop.
+//! What `controller start`, `executor start` and `dev` share: their configuration files, and how they stop.
 
 use std::collections::BTreeMap;
-use std::fs::{File, OpenOptions};
-use std::io::{self, IsTerminal as _, Write};
+use std::io;
+use std::num::NonZeroU32;
 use std::path::{Path, PathBuf};
-use std::sync::Mutex;
+use std::str::FromStr;
 use std::time::Duration;
 
 use octavius_core::nearest::nearest;
-use octavius_core::{HumanDuration, Timing};
+use octavius_core::size::SizeError;
+use octavius_core::{ByteSize, HumanDuration, SizeLimit, Timing};
 use serde_json::Value;
 use tokio_util::sync::CancellationToken;
-use tracing_subscriber::EnvFilter;
 
 use crate::env;
 use crate::error::{Failure, Outcome};
 use crate::exit::Exit;
 use crate::output::Shell;
+
+/// Whether the kernel may give this process memory in pages of 2 MiB. The allocator asks for them; where few bytes are spread over many
+/// pages, as in an executor that holds hundreds of attempts, most of each lies idle. Children inherit it.
+pub fn take_huge_pages(may: bool) {
+    #[cfg(target_os = "linux")]
+    if let Err(error) = rustix::thread::disable_transparent_huge_pages(!may) {
+        tracing::debug!(%error, "huge pages stay as they are"); // it works as well, and takes more memory
+    }
+}
+
+/// Lets this process open as many files as it may: service managers give a thousand, for the sake of programs that could not bear more, and
+/// each connection is one. Not for what starts jobs: they would inherit it.
+pub fn raise_file_limit() {
+    use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+    let limit = getrlimit(Resource::Nofile);
+    if let Err(error) = setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, ..limit }) {
+        tracing::debug!(%error, "no more files can be opened than before"); // it works as well, for fewer clients
+    }
+}
 
 /// A daemon's configuration file: JSON as the first Octavius has it, or YAML, which holds JSON. Paths in it are relative to it. Variables of
 /// the environment may stand over it.
@@ -151,6 +170,36 @@ impl Settings {
         Ok(Some(duration.get()))
     }
 
+    /// A number of bytes, with its unit or without one.
+    ///
+    /// # Errors
+    /// Where the value is something else.
+    pub fn size(&self, key: &str) -> Outcome<Option<ByteSize>> {
+        self.sized(key)
+    }
+
+    /// A number of bytes, or `none`.
+    ///
+    /// # Errors
+    /// Where the value is something else.
+    pub fn size_limit(&self, key: &str) -> Outcome<Option<SizeLimit>> {
+        self.sized(key)
+    }
+
+    fn sized<T: FromStr<Err = SizeError>>(&self, key: &str) -> Outcome<Option<T>> {
+        let text = match self.values.get(key) {
+            None | Some(Value::Null) => return Ok(None),
+            Some(Value::Number(number)) => number.to_string(),
+            Some(Value::String(text)) if text.trim().is_empty() => return Ok(None),
+            Some(Value::String(text)) => text.clone(),
+            Some(_) => return Err(self.wrong(key, "is not a size like 64MiB")),
+        };
+        text.parse().map(Some).map_err(|error: SizeError| {
+            let failure = self.wrong(key, &format!("is wrong: {error}"));
+            if error.hint().is_empty() { failure } else { failure.hint(error.hint()) }
+        })
+    }
+
     /// A path as this file means it.
     #[must_use]
     pub fn beside(&self, path: &Path) -> PathBuf {
@@ -171,6 +220,19 @@ impl Settings {
         };
         let fits = number.and_then(|number| T::try_from(number).ok());
         fits.map(Some).ok_or_else(|| self.wrong(key, "is not a whole number, or out of range"))
+    }
+
+    /// A whole number of 1 or more, or `none`.
+    ///
+    /// # Errors
+    /// Where the value is something else, or does not fit.
+    pub fn number_or_none(&self, key: &str) -> Outcome<Option<Option<NonZeroU32>>> {
+        if self.values.get(key).and_then(Value::as_str).is_some_and(|text| text.trim() == "none") {
+            return Ok(Some(None));
+        }
+        let number = self.number::<u32>(key).map_err(|_| self.wrong(key, "is neither a whole number nor none"))?;
+        let Some(number) = number else { return Ok(None) };
+        NonZeroU32::new(number).map(|number| Some(Some(number))).ok_or_else(|| self.wrong(key, "is 0: write none for no limit"))
     }
 
     /// A number of seconds, 1 or more.
@@ -224,6 +286,12 @@ impl Settings {
         value.filter(Value::is_object).map(Some).ok_or_else(|| self.wrong(key, "is not a JSON object"))
     }
 
+    /// A value as it stands in the file; none where it is null.
+    #[must_use]
+    pub fn value(&self, key: &str) -> Option<&Value> {
+        self.values.get(key).filter(|value| !value.is_null())
+    }
+
     /// Whether the key is there.
     #[must_use]
     pub fn has(&self, key: &str) -> bool {
@@ -246,94 +314,6 @@ pub fn timing() -> Outcome<Timing> {
             Ok(factor @ 1..=1000) => Ok(Timing::faster(factor)),
             _ => Err(Failure::usage(format!("{} is \"{text}\", not a number from 1 to 1000", env::FASTER))),
         },
-    }
-}
-
-/// Where a daemon's log goes, and how much of it.
-#[derive(Debug, Default)]
-pub struct LogOptions {
-    /// `error`, `warn`, `info`, `debug`, `trace` or `off`; the first Octavius says `warning` too.
-    pub level: Option<String>,
-    /// A file instead of standard error.
-    pub file: Option<PathBuf>,
-    /// Largest size of the file before it is put aside, in MiB; 0 for no limit.
-    pub max_mib: u64,
-}
-
-/// Starts the log. A line is text on a terminal, and JSON elsewhere.
-///
-/// # Errors
-/// Where the level or the filter cannot be understood, or the file cannot be written.
-pub fn start_log(options: &LogOptions, default_level: &str) -> Outcome<()> {
-    let level = match &options.level {
-        Some(text) => level(text)?,
-        None => default_level,
-    };
-    let filter = env::get(env::LOG).unwrap_or_else(|| level.to_owned());
-    let filter = EnvFilter::try_new(&filter).map_err(|_| {
-        Failure::usage(format!("{} is \"{}\", not a filter", env::LOG, filter.escape_debug()))
-            .hint("write TARGET=LEVEL, several by comma, like octavius_controller=debug,info")
-    })?;
-    let builder = tracing_subscriber::fmt().with_env_filter(filter).with_target(false);
-    let started = match &options.file {
-        Some(path) => {
-            let file = LogFile::open(path, options.max_mib).map_err(|error| Failure::file("write the log to", path, error))?;
-            builder.json().with_writer(Mutex::new(file)).try_init()
-        }
-        None if io::stderr().is_terminal() => builder.with_ansi(!env::is_set(env::NO_COLOR)).with_writer(io::stderr).try_init(),
-        None => builder.json().with_writer(io::stderr).try_init(),
-    };
-    started.map_err(|error| Failure::fault(format!("cannot start the log: {error}")))
-}
-
-/// A level by its name. A word that is none would be taken for a part of the program by the filter, and everything else would go unlogged.
-fn level(text: &str) -> Outcome<&'static str> {
-    Ok(match text.trim().to_ascii_lowercase().as_str() {
-        "error" => "error",
-        "warn" | "warning" => "warn",
-        "info" => "info",
-        "debug" => "debug",
-        "trace" => "trace",
-        "off" => "off",
-        _ => {
-            return Err(Failure::usage(format!("\"{}\" is not a log level", text.escape_debug()))
-                .hint(format!("levels are error, warn, info, debug, trace and off; filters go into {}", env::LOG)));
-        }
-    })
-}
-
-/// A log file that is put aside as `NAME.1` when it has become too large.
-#[derive(Debug)]
-struct LogFile {
-    path: PathBuf,
-    file: File,
-    size: u64,
-    limit: u64,
-}
-
-impl LogFile {
-    fn open(path: &Path, max_mib: u64) -> io::Result<Self> {
-        let file = OpenOptions::new().create(true).append(true).open(path)?;
-        let size = file.metadata()?.len();
-        Ok(Self { path: path.to_owned(), file, size, limit: max_mib.saturating_mul(1024 * 1024) })
-    }
-}
-
-impl Write for LogFile {
-    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        if self.limit > 0 && self.size > 0 && self.size + bytes.len() as u64 > self.limit {
-            let mut aside = self.path.clone().into_os_string();
-            aside.push(".1");
-            std::fs::rename(&self.path, aside)?;
-            *self = Self::open(&self.path, self.limit / (1024 * 1024))?;
-        }
-        self.file.write_all(bytes)?;
-        self.size += bytes.len() as u64;
-        Ok(bytes.len())
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        self.file.flush()
     }
 }
 
@@ -394,26 +374,6 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_log_file_is_put_aside_when_it_is_large() {
-        let folder = tempfile::tempdir().unwrap();
-        let path = folder.path().join("log");
-        let mut file = LogFile::open(&path, 1).unwrap();
-        for _ in 0..3 {
-            file.write_all(&vec![b'x'; 600 * 1024]).unwrap();
-        }
-        assert_eq!(std::fs::metadata(&path).unwrap().len(), 600 * 1024);
-        assert!(folder.path().join("log.1").exists());
-    }
-
-    #[test]
-    fn a_word_that_is_no_level_is_refused() {
-        assert_eq!((level("Warning").unwrap(), level(" info").unwrap(), level("off").unwrap()), ("warn", "info", "off"));
-        for wrong in ["inof", "info,octavius=debug", "octavius=debug", "", "3"] {
-            assert_eq!(level(wrong).unwrap_err().exit, Exit::Usage, "{wrong}");
-        }
-    }
-
-    #[test]
     fn settings_name_what_is_wrong() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("controller_config.json");
@@ -429,5 +389,17 @@ mod tests {
         assert_eq!(settings.path("store").unwrap().unwrap(), folder.path().join("data"));
         assert_eq!(read(r#"{"app_port": "3000"}"#).unwrap().number::<u16>("app_port").unwrap(), Some(3000));
         assert!(message(read("{").unwrap_err()).contains("not valid JSON"));
+        let size = |text: &str| read(&format!("{{\"store\": {text}}}")).unwrap().size("store");
+        for (text, expected) in [(r#""64MiB""#, 64 << 20), (r#""1000""#, 1000), ("1000", 1000)] {
+            assert_eq!(size(text).unwrap(), Some(ByteSize::new(expected)), "{text}");
+        }
+        assert!(message(size(r#""64Mi""#).unwrap_err()).contains("`store` is wrong"));
+        assert!(message(size("-1").unwrap_err()).contains("`store` is wrong"));
+        let rate = |text: &str| read(&format!("{{\"store\": {text}}}")).unwrap().number_or_none("store");
+        for (text, expected) in [("null", None), (r#""none""#, Some(None)), ("7", Some(NonZeroU32::new(7)))] {
+            assert_eq!(rate(text).unwrap(), expected, "{text}");
+        }
+        assert!(message(rate("0").unwrap_err()).contains("write none"));
+        assert!(message(rate(r#""fast""#).unwrap_err()).contains("neither a whole number nor none"));
     }
 }

@@ -1,6 +1,6 @@
 //! Every environment variable that `octavius` reads. A flag `--some-thing` has `OCTAVIUS_SOME_THING`, with the same meaning and less weight;
-//! flags that consent to harm (`--yes`, `--prune`, `--allow-empty`, `--max-deletions`), and those
-//! by which `cancel` chooses several, have none; a test holds these rules. One that is empty counts as unset.
+//! flags that consent to harm (`--yes`, `--prune`, `--allow-empty`, `--max-deletions`, `--force`),
+//! and those by which `cancel`, `pause` and `unpause` choose several, have none; a test holds these rules. One that is empty counts as unset.
 
 use std::ffi::OsString;
 
@@ -20,6 +20,8 @@ variables! {
     TERM = "TERM";
     /// Set by CI systems: nobody is there to answer questions.
     CI = "CI";
+    /// The time that whatever is built bears, in seconds since 1970. See <https://reproducible-builds.org/specs/source-date-epoch/>.
+    SOURCE_DATE_EPOCH = "SOURCE_DATE_EPOCH";
     /// Where the user's files are.
     HOME = "HOME";
 
@@ -49,6 +51,25 @@ variables! {
     /// Largest size of the log file, in MiB.
     SEED_LOG_FILE_MAX_SIZE = "LOG_FILE_MAX_SIZE_IN_MB";
 
+    /// The span that a command is a child of, by W3C Trace Context; CI systems set it.
+    TRACEPARENT = "TRACEPARENT";
+    /// What goes with it.
+    TRACESTATE = "TRACESTATE";
+    /// Where spans are exported to, by OTLP: a collector's URL. OpenTelemetry's other variables are read as well, see `octavius_trace`.
+    OTLP_ENDPOINT = "OTEL_EXPORTER_OTLP_ENDPOINT";
+    /// `grpc` or `http/protobuf`; by default the first for port 4317, and otherwise the second.
+    OTLP_PROTOCOL = "OTEL_EXPORTER_OTLP_PROTOCOL";
+    /// Headers of each export, as `KEY=VALUE`, separated by commas.
+    OTLP_HEADERS = "OTEL_EXPORTER_OTLP_HEADERS";
+    /// How the process is called in traces.
+    OTEL_SERVICE_NAME = "OTEL_SERVICE_NAME";
+    /// What else is said of the process in traces, as `KEY=VALUE`, separated by commas.
+    OTEL_RESOURCE_ATTRIBUTES = "OTEL_RESOURCE_ATTRIBUTES";
+    /// Which traces are recorded.
+    OTEL_TRACES_SAMPLER = "OTEL_TRACES_SAMPLER";
+    /// The share of them, from 0 to 1, for the samplers that have one.
+    OTEL_TRACES_SAMPLER_ARG = "OTEL_TRACES_SAMPLER_ARG";
+
     /// The client's configuration file.
     CONFIG = "OCTAVIUS_CONFIG";
     /// The context of the configuration file.
@@ -61,8 +82,22 @@ variables! {
     TOKEN = "OCTAVIUS_TOKEN";
     /// A file that holds the token.
     TOKEN_FILE = "OCTAVIUS_TOKEN_FILE";
+    /// Who makes a token for this run.
+    TOKEN_FROM = "OCTAVIUS_TOKEN_FROM";
+    /// Where a job of GitHub Actions asks for a token of its own, as GitHub has it.
+    ACTIONS_ID_TOKEN_REQUEST_URL = "ACTIONS_ID_TOKEN_REQUEST_URL";
+    /// What it asks with.
+    ACTIONS_ID_TOKEN_REQUEST_TOKEN = "ACTIONS_ID_TOKEN_REQUEST_TOKEN";
     /// Seconds to wait for a controller.
     TIME_OUT = "OCTAVIUS_TIME_OUT";
+    /// The authority that signed the controllers' certificates.
+    CA_FILE = "OCTAVIUS_CA_FILE";
+    /// The client's own certificate.
+    CLIENT_CERT = "OCTAVIUS_CLIENT_CERT";
+    /// Its key.
+    CLIENT_KEY = "OCTAVIUS_CLIENT_KEY";
+    /// The name that the controllers' certificates are for.
+    SERVER_NAME = "OCTAVIUS_SERVER_NAME";
     /// Never ask.
     NO_INPUT = "OCTAVIUS_NO_INPUT";
 
@@ -119,6 +154,8 @@ variables! {
     IDEMPOTENCY_KEY = "OCTAVIUS_IDEMPOTENCY_KEY";
     /// Longest run.
     TIMEOUT = "OCTAVIUS_TIMEOUT";
+    /// Why a job is paused.
+    REASON = "OCTAVIUS_REASON";
     /// Longest wait.
     WAIT_TIMEOUT = "OCTAVIUS_WAIT_TIMEOUT";
 
@@ -136,6 +173,8 @@ variables! {
     TAIL = "OCTAVIUS_TAIL";
     /// The attempt. Not `OCTAVIUS_ATTEMPT`: a job finds its own there.
     ATTEMPT = "OCTAVIUS_LOG_ATTEMPT";
+    /// When lines were printed.
+    TIMESTAMPS = "OCTAVIUS_TIMESTAMPS";
     /// Log bytes as they are.
     RAW = "OCTAVIUS_RAW";
     /// Where a log is written.
@@ -169,10 +208,40 @@ variables! {
     ETCD_QUOTA_BYTES = "OCTAVIUS_ETCD_QUOTA_BYTES";
     /// Whether others use the etcd too.
     ETCD_SHARED = "OCTAVIUS_ETCD_SHARED";
+    /// Files of keys for sensitive arguments, separated by commas.
+    ENCRYPTION_KEY_FILE = "OCTAVIUS_ENCRYPTION_KEY_FILE";
     /// How long executions are kept.
     RETENTION_AGE = "OCTAVIUS_RETENTION_AGE";
     /// How many executions are kept.
     RETENTION_EXECUTIONS = "OCTAVIUS_RETENTION_EXECUTIONS";
+    /// How many bytes of logs are kept.
+    RETENTION_LOG_BYTES = "OCTAVIUS_RETENTION_LOG_BYTES";
+    /// Where logs are kept.
+    ARCHIVE = "OCTAVIUS_ARCHIVE";
+    /// How much of one log is kept.
+    LOG_LIMIT = "OCTAVIUS_LOG_LIMIT";
+    /// How an archive in S3 is reached, as Amazon's own tools have it; whatever else they read is read too.
+    AWS_ENDPOINT_URL = "AWS_ENDPOINT_URL";
+    /// Its region.
+    AWS_REGION = "AWS_REGION";
+    /// Who asks.
+    AWS_ACCESS_KEY_ID = "AWS_ACCESS_KEY_ID";
+    /// Their secret.
+    AWS_SECRET_ACCESS_KEY = "AWS_SECRET_ACCESS_KEY";
+    /// The token of a secret that lasts for a while.
+    AWS_SESSION_TOKEN = "AWS_SESSION_TOKEN";
+    /// How long the audit trail is kept.
+    RETENTION_AUDIT = "OCTAVIUS_RETENTION_AUDIT";
+    /// The folder into which the audit trail is exported.
+    AUDIT_EXPORT = "OCTAVIUS_AUDIT_EXPORT";
+    /// The catalogues of a new token.
+    CATALOGS = "OCTAVIUS_CATALOGS";
+    /// How many executors may be registered with a new token.
+    USES = "OCTAVIUS_USES";
+    /// How long an executor's token is good.
+    EXECUTOR_TOKEN_LIFETIME = "OCTAVIUS_EXECUTOR_TOKEN_LIFETIME";
+    /// Calls a second that one principal may make on a controller.
+    REQUEST_RATE = "OCTAVIUS_REQUEST_RATE";
     /// The first Octavius' etcd, for an import.
     ETCD = "OCTAVIUS_ETCD";
     /// The controller's port.
@@ -185,6 +254,24 @@ variables! {
     LOG_FILE_MAX_SIZE = "OCTAVIUS_LOG_FILE_MAX_SIZE_IN_MB";
     /// Where a controller listens.
     LISTEN = "OCTAVIUS_LISTEN";
+    /// The controller's certificate.
+    TLS_CERT = "OCTAVIUS_TLS_CERT";
+    /// Its key.
+    TLS_KEY = "OCTAVIUS_TLS_KEY";
+    /// The authority of clients' certificates.
+    CLIENT_CA = "OCTAVIUS_CLIENT_CA";
+    /// Whether a controller may listen to other machines without TLS.
+    INSECURE = "OCTAVIUS_INSECURE";
+    /// A name or an address that a controller's certificate is for.
+    HOST = "OCTAVIUS_HOST";
+    /// Who a client's certificate is for.
+    CLIENT = "OCTAVIUS_CLIENT";
+    /// How long certificates are valid.
+    VALID_FOR = "OCTAVIUS_VALID_FOR";
+    /// Who gets the next execution, of the executors that fit.
+    STRATEGY = "OCTAVIUS_STRATEGY";
+    /// Where a controller serves its metrics.
+    METRICS_LISTEN = "OCTAVIUS_METRICS_LISTEN";
     /// Where the first admin's token is written.
     BOOTSTRAP_TOKEN_FILE = "OCTAVIUS_BOOTSTRAP_TOKEN_FILE";
     /// The executor's configuration file.
@@ -219,6 +306,10 @@ variables! {
     JOB_MAY_SET = "OCTAVIUS_JOB_MAY_SET";
     /// The Kubernetes Secret of secrets that say no `from`.
     SECRET = "OCTAVIUS_SECRET";
+    /// What an executor offers to jobs of the secrets that it can read, a JSON object.
+    SECRETS = "OCTAVIUS_SECRETS";
+    /// The same, one by one, separated by commas.
+    OFFER = "OCTAVIUS_OFFER";
     /// What every pod is built on, a JSON object.
     POD_TEMPLATE = "OCTAVIUS_POD_TEMPLATE";
     /// Whether images that run as root are refused.
@@ -229,10 +320,16 @@ variables! {
     KEEP_FINISHED = "OCTAVIUS_KEEP_FINISHED";
     /// How many executions an executor runs at once.
     CAPACITY = "OCTAVIUS_CAPACITY";
+    /// How much output may wait on an executor's disk.
+    SPOOL_LIMIT = "OCTAVIUS_SPOOL_LIMIT";
+    /// How many bytes of output an executor sends in a second.
+    LOG_RATE = "OCTAVIUS_LOG_RATE";
     /// Where a daemon keeps its files.
     DATA_DIR = "OCTAVIUS_DATA_DIR";
     /// How much a daemon logs.
     LOG_LEVEL = "OCTAVIUS_LOG_LEVEL";
+    /// Form of the log.
+    LOG_FORMAT = "OCTAVIUS_LOG_FORMAT";
     /// The same as a filter, like `octavius_controller=debug,info`.
     LOG = "OCTAVIUS_LOG";
     /// Runs every duration of the system so many times faster. For tests.

@@ -7,6 +7,7 @@ use octavius_proto::client::ConnectError;
 use octavius_proto::{Fault, reason};
 use tonic::Status;
 
+use crate::client_tls;
 use crate::exit::Exit;
 
 /// Why a command did not do what it was asked.
@@ -81,7 +82,7 @@ impl Failure {
     /// Whether trying again may help: the controller was not reached, or is stopping.
     #[must_use]
     pub fn may_pass(&self) -> bool {
-        self.exit == Exit::Unreachable && !self.lasting
+        (self.exit == Exit::Unreachable && !self.lasting) || self.is(reason::RATE_LIMITED)
     }
 
     /// Whether the controller gave this reason.
@@ -102,6 +103,13 @@ impl From<ConnectError> for Failure {
     fn from(error: ConnectError) -> Self {
         match error {
             ConnectError::Address { .. } | ConnectError::Token => Self::new(Exit::Usage, error),
+            ConnectError::Clear { .. } => Self::new(Exit::Usage, error)
+                .hint("write https://HOST:PORT or HOST:PORT; `octavius config view` shows what is set"),
+            ConnectError::Files(error) => client_tls::file_failure(error),
+            ConnectError::Untrusted { ref trouble, .. } => {
+                let hint = client_tls::hint(trouble);
+                Self { lasting: true, ..Self::new(Exit::Unreachable, error).hint(hint) }
+            }
             ConnectError::Unreachable { .. } => Self::new(Exit::Unreachable, error)
                 .hint("is it running, and is this its address? `octavius config view` shows what is set"),
         }
@@ -161,6 +169,7 @@ fn hint_for(fault: &Fault) -> Option<&'static str> {
         reason::OTHER_CONTROLLER => "make the plan against this controller",
         reason::NAME_TAKEN => "rename the job, or change it in the catalogue that owns it",
         reason::KEY_REUSED => "use another `--idempotency-key`, or exactly the first call's job and arguments",
+        reason::CONCURRENCY_LIMIT => "wait for one of them, `octavius status ID --wait`, or stop it, `octavius cancel ID`",
         reason::STOPPING | reason::STORE_UNAVAILABLE => "try again in a moment",
         reason::STORE_FULL => "the store has no room left: an operator must free some",
         _ if fault.code == tonic::Code::Unauthenticated => "`octavius config --token-file FILE` sets a token",

@@ -7,6 +7,7 @@ use serde_json::{Value, json};
 use crate::arguments::shell_quoted;
 use crate::sanitize::line;
 use crate::table::{self, between, from_wire, wire_time};
+use crate::waiting;
 
 /// The state's name; `unknown` for one that this version does not know.
 #[must_use]
@@ -26,11 +27,19 @@ pub fn has_ended(execution: &v1::Execution) -> bool {
     state(execution).is_some_and(State::is_terminal)
 }
 
-fn text_or_null(text: &str) -> Value {
+/// What the first Octavius called it. Listings come without attempts: that one has an executor says that it had begun.
+#[must_use]
+pub fn first_octavius_status(execution: &v1::Execution) -> &'static str {
+    let reason = Some(execution.reason.as_str());
+    let began = !execution.executor.is_empty();
+    state(execution).map_or("", |state| octavius_core::execution::first_octavius_status(state, reason, began))
+}
+
+pub(crate) fn text_or_null(text: &str) -> Value {
     if text.is_empty() { Value::Null } else { text.into() }
 }
 
-fn time_or_null(at: Option<&prost_types::Timestamp>) -> Value {
+pub(crate) fn time_or_null(at: Option<&prost_types::Timestamp>) -> Value {
     from_wire(at).map_or(Value::Null, |at| at.to_string().into())
 }
 
@@ -41,11 +50,14 @@ pub fn summary(execution: &v1::Execution) -> Value {
         "id": execution.id,
         "job": execution.job,
         "state": state_name(execution.state),
+        "first_octavius_status": text_or_null(first_octavius_status(execution)),
         "reason": text_or_null(&execution.reason),
         "message": text_or_null(&execution.message),
         "exit_code": execution.exit_code,
         "user": execution.user,
         "executor": text_or_null(&execution.executor),
+        "scheduled_for": time_or_null(execution.tick.as_ref()),
+        "trace_id": text_or_null(&execution.trace_id),
         "created_at": time_or_null(execution.created_at.as_ref()),
         "finished_at": time_or_null(execution.finished_at.as_ref()),
     })
@@ -53,7 +65,7 @@ pub fn summary(execution: &v1::Execution) -> Value {
 
 /// Everything about an execution.
 #[must_use]
-pub fn whole(execution: &v1::Execution, waiting: &[String], commit: &str) -> Value {
+pub fn whole(execution: &v1::Execution, wait: Option<&v1::Wait>, commit: &str) -> Value {
     let mut value = summary(execution);
     let more = json!({
         "attempts": execution.attempts.iter().map(attempt).collect::<Vec<_>>(),
@@ -67,7 +79,8 @@ pub fn whole(execution: &v1::Execution, waiting: &[String], commit: &str) -> Val
         "timeout_secs": execution.timeout.as_ref().map(|timeout| timeout.seconds),
         "cancel_requested_by": text_or_null(&execution.cancel_requested_by),
         "cancel_requested_at": time_or_null(execution.cancel_requested_at.as_ref()),
-        "waiting": waiting,
+        "rerun_of": text_or_null(&execution.rerun_of),
+        "wait": wait.map(waiting::to_json),
     });
     if let (Value::Object(fields), Value::Object(more)) = (&mut value, more) {
         fields.extend(more);
@@ -114,11 +127,23 @@ pub fn in_words(reason: &str) -> String {
         Reason::START_FAILED => "the job's program could not be started",
         Reason::REQUIREMENT_NOT_MET => "the executor cannot run this job",
         Reason::SECRET_MISSING => "a secret that the job needs was not found where the executor looked",
+        Reason::SECRET_NOT_OFFERED => "the executor's owner does not offer what a secret is to be taken from",
+        Reason::ENCRYPTION_KEY_MISSING => "the controllers lack the key that its sensitive arguments are encrypted with",
+        Reason::ARGUMENTS_DAMAGED => "its sensitive arguments are not as they were encrypted",
         Reason::CANCELLED => "someone asked for it to stop",
         Reason::DEADLINE => "it ran longer than its timeout",
         Reason::QUEUE_DEADLINE => "it waited in the queue longer than it may",
         Reason::EXECUTOR_LOST => "its executor was not heard of for too long",
         Reason::RUNNER_LOST => "what watched over the job ended without leaving its exit code",
+        Reason::IMAGE_PULL => "the job's image could not be pulled",
+        Reason::UNSCHEDULABLE => "no node of the cluster took it in time",
+        Reason::OOM_KILLED => "it used more memory than it may",
+        Reason::EVICTED => "its node threw it out, short of memory or disk",
+        Reason::INFRASTRUCTURE => "what it ran on failed or was taken away",
+        Reason::DELETED_EXTERNALLY => "someone else deleted its Kubernetes Job",
+        Reason::QUOTA => "a quota of its namespace leaves no room for it",
+        Reason::FORBIDDEN => "the cluster, or the executor's configuration, does not allow it",
+        Reason::CONFLICT => "the name that it needs in the cluster is taken by something else",
         Reason::CLAIM_EXPIRED => "the executor that was chosen did not begin in time",
         Reason::HANDED_BACK => "the executor gave it back: it is stopping",
         other => return line(other),
@@ -139,18 +164,30 @@ pub fn because(reason: &str, message: &str) -> String {
 /// One sentence on how an execution stands: `failed after 2s: exit code 3`.
 #[must_use]
 pub fn sentence(execution: &v1::Execution, now: Timestamp) -> String {
-    let name = state_name(execution.state).replace('_', " ");
+    sentence_with(execution, None, now)
+}
+
+/// The same, with its place in line: `queued 2m10s, 3rd in line`.
+fn sentence_with(execution: &v1::Execution, wait: Option<&v1::Wait>, now: Timestamp) -> String {
+    let mut name = state_name(execution.state).replace('_', " ");
+    // who asked for it is why, which a message of the executor's does not know
+    let by = (state(execution) == Some(State::Cancelled) && !execution.cancel_requested_by.is_empty())
+        .then(|| format!("cancelled by {}", line(&execution.cancel_requested_by)));
+    if let Some(by) = &by {
+        name.clone_from(by);
+    }
     let created = from_wire(execution.created_at.as_ref()).unwrap_or(now);
     let mut text = match from_wire(execution.finished_at.as_ref()) {
         Some(finished) => format!("{name} after {}", between(created, finished)),
         None => format!("{name} {}", between(from_wire(execution.state_since.as_ref()).unwrap_or(created), now)),
     };
+    text.push_str(&wait.map(waiting::place).unwrap_or_default());
     let plain_exit = execution.reason == octavius_core::execution::Reason::EXIT_CODE && execution.message.is_empty();
     let because = match execution.exit_code.filter(|_| plain_exit) {
         Some(code) => format!("exit code {code}"),
         None => because(&execution.reason, &execution.message),
     };
-    if !because.is_empty() {
+    if !because.is_empty() && by.as_ref() != Some(&because) {
         text.push_str(": ");
         text.push_str(&because);
     }
@@ -180,17 +217,18 @@ fn in_cluster(runs_as: &str) -> Option<(&str, &str)> {
 
 /// An execution in whole, for people.
 #[must_use]
-pub fn render(execution: &v1::Execution, waiting: &[String], commit: &str, now: Timestamp) -> String {
-    let mut out = format!("{}  {}  {}\n", line(&execution.id), line(&execution.job), sentence(execution, now));
-    for reason in waiting {
-        out.push_str(&format!("{}\n", line(reason)));
-    }
+pub fn render(execution: &v1::Execution, wait: Option<&v1::Wait>, commit: &str, now: Timestamp) -> String {
+    let sentence = sentence_with(execution, wait, now);
+    let mut out = format!("{}  {}  {sentence}\n", line(&execution.id), line(&execution.job));
+    out.push_str(&wait.map(waiting::render).unwrap_or_default());
     let mut facts: Vec<(&str, String)> = vec![
         ("user", execution.user.clone()),
+        ("scheduled", from_wire(execution.tick.as_ref()).map(|tick| format!("for {}", table::time(tick))).unwrap_or_default()),
         ("created", wire_time(execution.created_at.as_ref())),
         ("finished", wire_time(execution.finished_at.as_ref())),
         ("executor", execution.executor.clone()),
         ("exit code", execution.exit_code.map(|code| code.to_string()).unwrap_or_default()),
+        ("old status", first_octavius_status(execution).to_owned()),
         (
             "definition",
             octavius_proto::digest("definition", &execution.definition)
@@ -205,6 +243,8 @@ pub fn render(execution: &v1::Execution, waiting: &[String], commit: &str, now: 
     arguments.sort_unstable();
     let arguments: Vec<String> = arguments.into_iter().map(|(name, value)| format!("{name}={value}")).collect();
     facts.push(("arguments", arguments.join(" ")));
+    facts.push(("rerun of", execution.rerun_of.clone()));
+    facts.push(("trace id", execution.trace_id.clone()));
     let place = execution.attempts.last().and_then(|attempt| in_cluster(&attempt.runs_as));
     if let Some((namespace, name)) = place {
         facts.push(("Job", format!("{name} in namespace {namespace}")));
@@ -319,7 +359,23 @@ mod tests {
 
     #[test]
     fn an_ended_execution_in_whole() {
-        insta::assert_snapshot!(render(&failed(), &[], &"4be07d1".repeat(6), at(1000)));
+        insta::assert_snapshot!(render(&failed(), None, &"4be07d1".repeat(6), at(1000)));
+    }
+
+    #[test]
+    fn what_was_cancelled_says_by_whom_once() {
+        let mut execution = failed();
+        execution.state = v1::ExecutionState::Cancelled.into();
+        (execution.reason, execution.exit_code) = ("CANCELLED".into(), None);
+        execution.cancel_requested_by = "ann".into();
+        for (message, expected) in [
+            ("cancelled by ann", "cancelled by ann after 2m10s"),
+            ("stopped as requested", "cancelled by ann after 2m10s: stopped as requested"),
+            ("", "cancelled by ann after 2m10s: someone asked for it to stop"),
+        ] {
+            execution.message = message.to_owned();
+            assert_eq!(sentence(&execution, at(1000)), expected);
+        }
     }
 
     #[test]
@@ -333,8 +389,23 @@ mod tests {
             user: "ann".into(),
             ..Default::default()
         };
-        let waiting = ["pay-1  full: 4/4 slots".to_owned(), "web-1  vpc=web, needs vpc=payments".to_owned()];
-        insta::assert_snapshot!(render(&queued, &waiting, "", at(130)));
+        let cause = |code: &str, executor: &str, message: &str| v1::WaitCause {
+            code: code.into(),
+            executor: executor.into(),
+            message: message.into(),
+            ..Default::default()
+        };
+        let causes = vec![
+            cause("EXECUTOR_FULL", "pay-1", "full: 4/4 slots since 10:32"),
+            cause("EXECUTOR_DRAINING", "payer-2", "draining since 14:02 (sam)"),
+            cause("AHEAD", "", "2 executions are ahead of it"),
+            cause("LABEL", "web-1", "vpc=web, needs vpc=payments"),
+        ];
+        let wait = v1::Wait { ahead: 2, causes };
+        insta::assert_snapshot!(render(&queued, Some(&wait), "", at(130)));
+        let again = v1::Execution { reason: "EXECUTOR_LOST".into(), message: "it was away".into(), ..queued };
+        let text = render(&again, Some(&wait), "", at(130));
+        assert!(text.contains("queued 2m10s, 3rd in line: it was away\n"), "{text}");
     }
 
     #[test]
@@ -343,27 +414,28 @@ mod tests {
         running.state = v1::ExecutionState::Running.into();
         running.attempts[0].runs_as = "job jobs/octavius-0k3v-1".into();
         running.attempts[0].image = "registry.example/refund@sha256:07".into();
-        let text = render(&running, &[], "", at(130));
+        let text = render(&running, None, "", at(130));
         assert!(
             text.contains("Job         octavius-0k3v-1 in namespace jobs\nimage       registry.example/refund@sha256:07\n"),
             "{text}"
         );
         assert!(text.contains("\nin its cluster: kubectl -n jobs get job octavius-0k3v-1\n"), "{text}");
-        assert_eq!(whole(&running, &[], "")["attempts"][0]["image"], "registry.example/refund@sha256:07");
+        assert_eq!(whole(&running, None, "")["attempts"][0]["image"], "registry.example/refund@sha256:07");
         running.state = v1::ExecutionState::Failed.into();
-        let text = render(&running, &[], "", at(130));
+        let text = render(&running, None, "", at(130));
         assert!(text.contains("namespace jobs") && !text.contains("kubectl"), "what is deleted is not pointed at: {text}");
         running.attempts[0].runs_as = "pid 7".into();
-        assert!(!render(&running, &[], "", at(130)).contains("pid 7"));
+        assert!(!render(&running, None, "", at(130)).contains("pid 7"));
     }
 
     #[test]
     fn json_has_the_keys_of_the_contract() {
-        let value = whole(&failed(), &[], "");
+        let value = whole(&failed(), None, "");
         for key in ["id", "job", "state", "reason", "message", "exit_code", "attempts", "executor", "created_at", "finished_at"] {
             assert!(value.get(key).is_some(), "{key}");
         }
         assert_eq!(value["state"], "failed");
+        assert_eq!((&value["first_octavius_status"], &value["wait"]), (&"POD_FAILED".into(), &Value::Null));
         assert_eq!(value["message"], Value::Null);
         assert_eq!(value["created_at"], "2026-01-01T00:00:00Z");
         assert_eq!(value["attempts"][0]["log_size"], 17);

@@ -144,6 +144,15 @@ fn link_into(from: &Path, dir: &Path, files: &NewFiles, folders: &mut Vec<PathBu
     result
 }
 
+/// Whether files can be written into a folder, or into what it would be made in. Leaves nothing behind.
+///
+/// # Errors
+/// Where they cannot.
+pub fn is_writable(folder: &Path) -> std::io::Result<()> {
+    let there = folder.ancestors().find(|path| path.exists()).filter(|path| !path.as_os_str().is_empty());
+    tempfile::tempfile_in(there.unwrap_or(Path::new("."))).map(drop)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

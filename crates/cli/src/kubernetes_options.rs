@@ -75,7 +75,10 @@ pub fn read(settings: &Settings) -> Outcome<(KubernetesOptions, Vec<String>)> {
         let names = settings.list("job_may_set")?;
         let known = names.into_iter().map(|name| {
             serde_json::from_value(name.clone().into()).map_err(|_| {
-                let problem = format!("has \"{}\", and only knows resources and annotations", crate::sanitize::line(&name));
+                let problem = format!(
+                    "has \"{}\", and only knows resources, plain_annotations and annotations",
+                    crate::sanitize::line(&name)
+                );
                 settings.wrong("job_may_set", &problem)
             })
         });

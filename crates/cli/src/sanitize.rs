@@ -41,30 +41,50 @@ enum State {
     StringEscape,
 }
 
+/// Bytes that stand for themselves, whatever is around them. The others are control characters, and those with which the UTF-8 of a
+/// character begins that may be hidden: U+0080 to U+00BF, and U+2000 to U+2FFF.
+const PLAIN: [bool; 256] = {
+    let mut plain = [true; 256];
+    let mut byte = 0;
+    while byte < 0x20 {
+        plain[byte] = matches!(byte, 0x09 | 0x0a);
+        byte += 1;
+    }
+    plain[0x7f] = false;
+    plain[0xc2] = false;
+    plain[0xe2] = false;
+    plain
+};
+
 impl Cleaner {
     /// The text of the next piece.
     pub fn clean(&mut self, bytes: &[u8]) -> String {
-        self.pending.extend_from_slice(bytes);
-        let bytes = std::mem::take(&mut self.pending);
         let mut out = String::with_capacity(bytes.len());
-        let mut rest = bytes.as_slice();
+        if self.pending.is_empty() {
+            self.clean_whole(bytes, &mut out);
+        } else {
+            let mut joined = std::mem::take(&mut self.pending);
+            joined.extend_from_slice(bytes);
+            self.clean_whole(&joined, &mut out);
+        }
+        out
+    }
+
+    fn clean_whole(&mut self, mut rest: &[u8], out: &mut String) {
         loop {
             match std::str::from_utf8(rest) {
-                Ok(text) => {
-                    self.push(text, &mut out);
-                    return out;
-                }
+                Ok(text) => return self.push(text, out),
                 Err(error) => {
                     let (valid, after) = rest.split_at(error.valid_up_to());
-                    self.push(std::str::from_utf8(valid).unwrap_or_default(), &mut out);
+                    self.push(std::str::from_utf8(valid).unwrap_or_default(), out);
                     match error.error_len() {
                         Some(bad) => {
-                            self.push("\u{fffd}", &mut out);
+                            self.push("\u{fffd}", out);
                             rest = &after[bad..];
                         }
                         None => {
                             self.pending = after.to_vec();
-                            return out;
+                            return;
                         }
                     }
                 }
@@ -77,8 +97,18 @@ impl Cleaner {
         if std::mem::take(&mut self.pending).is_empty() { "" } else { "\u{fffd}" }
     }
 
-    fn push(&mut self, text: &str, out: &mut String) {
-        for c in text.chars() {
+    fn push(&mut self, mut text: &str, out: &mut String) {
+        loop {
+            if self.state == State::Text {
+                // most of a log: runs of what stands for itself are taken at once
+                let run = text.bytes().position(|byte| !PLAIN[usize::from(byte)]).unwrap_or(text.len());
+                let (plain, after) = text.split_at(run);
+                out.push_str(plain);
+                text = after;
+            }
+            let mut chars = text.chars();
+            let Some(c) = chars.next() else { return };
+            text = chars.as_str();
             self.state = match (self.state, c) {
                 (State::Text, '\u{1b}') => State::Escape,
                 (State::Text, '\u{9b}') => State::Sequence,
@@ -143,6 +173,16 @@ mod tests {
             let mut cleaner = Cleaner::default();
             let text = cleaner.clean(&whole[..cut]) + &cleaner.clean(&whole[cut..]);
             assert_eq!(text, expected, "cut at {cut}");
+        }
+    }
+
+    /// What is taken in runs is what each character would have become by itself.
+    #[test]
+    fn every_character_is_hidden_or_shown_as_it_should_be() {
+        for c in (0..=0x0010_ffff).filter_map(char::from_u32).filter(|c| !matches!(*c, '\u{1b}' | '\u{90}'..='\u{9f}')) {
+            let shown = matches!(c, '\n' | '\t') || !is_hidden(c);
+            let expected = if shown { format!("a{c}b") } else { "ab".to_owned() };
+            assert_eq!(clean(format!("a{c}b").as_bytes()), expected, "{c:?}");
         }
     }
 

@@ -8,10 +8,12 @@ use std::time::Duration;
 use octavius_core::HumanDuration;
 use octavius_proto::Fault;
 use octavius_proto::client::{Address, ConnectError, Connection};
+use octavius_proto::tls::TlsTrouble;
 use tokio::time::Instant;
 use tonic::{Response, Status, Streaming};
 
 use crate::Context;
+use crate::client_tls;
 use crate::config::{self, Resolved};
 use crate::error::{Failure, Outcome};
 use crate::exit::Exit;
@@ -195,7 +197,14 @@ impl Session {
     }
 
     /// What came instead of an answer. Whatever else listens at the one address that there is will not become a controller.
-    fn failure(&self, address: &Address, status: Status) -> Failure {
+    fn failure(&self, address: &Address, status: Status, trouble: Option<TlsTrouble>) -> Failure {
+        if let Some(trouble) = trouble {
+            let told = format!("no secure connection: {address}: {trouble}");
+            return Failure {
+                lasting: self.resolved.addresses.len() < 2,
+                ..Failure::new(Exit::Unreachable, anyhow::Error::msg(told)).hint(client_tls::hint(&trouble))
+            };
+        }
         match speaks_otherwise(&status) {
             Some(told) => Failure {
                 lasting: self.resolved.addresses.len() < 2,
@@ -228,7 +237,7 @@ pub fn is_local(resolved: &Resolved) -> bool {
 }
 
 /// Whether an address is of this machine alone: `localhost`, or one of the loopback.
-fn is_loopback(address: &Address) -> bool {
+pub(crate) fn is_loopback(address: &Address) -> bool {
     let text = address.to_string();
     let host = text.rsplit_once(':').map_or(text.as_str(), |(host, _)| host).trim_matches(['[', ']']);
     host.eq_ignore_ascii_case("localhost") || host.parse::<std::net::IpAddr>().is_ok_and(|ip| ip.is_loopback())
@@ -297,9 +306,9 @@ impl<'s> Tries<'s> {
         let Current { number, connection } = self.session.current();
         (self.number, self.address) = (number, connection.address().clone());
         let limit = self.share();
-        match tokio::time::timeout(limit, call(connection)).await {
+        match tokio::time::timeout(limit, call(connection.clone())).await {
             Ok(Ok(response)) => Ok(response.into_inner()),
-            Ok(Err(status)) => Err(self.session.failure(&self.address, status)),
+            Ok(Err(status)) => Err(self.session.failure(&self.address, status, connection.trouble())),
             Err(_) => Err(silent(&self.address, limit)),
         }
     }
@@ -390,6 +399,9 @@ pub struct Patience {
 /// minutes; a job may run for a day, and to end early would say nothing about it.
 const BEARS: Duration = Duration::from_secs(300);
 
+/// A stream that was open for so long shows that there is a controller that serves it.
+const LASTED: Duration = Duration::from_secs(10);
+
 /// First and longest pause between two tries.
 const PAUSES: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(2));
 
@@ -409,6 +421,26 @@ impl Patience {
     /// Something went well: counting starts anew.
     pub fn renew(&mut self) {
         *self = Self::of(self.limit);
+    }
+
+    /// The next message of a stream that was opened then; none where it ended. Either is taken note of.
+    ///
+    /// # Errors
+    /// That the stream broke.
+    pub async fn next<T>(&mut self, stream: &mut Streaming<T>, opened: Instant) -> Outcome<Option<T>> {
+        let message = stream.message().await;
+        match message {
+            Ok(Some(_)) => self.renew(),
+            _ => self.lasted(opened),
+        }
+        Ok(message?)
+    }
+
+    /// A stream broke that had been open since `opened`. One that said nothing for so long went well: a job may be silent for hours.
+    pub fn lasted(&mut self, opened: Instant) {
+        if opened.elapsed() >= LASTED {
+            self.renew();
+        }
     }
 
     /// After a failure: waits a while, or gives the failure back where it cannot pass or has lasted too long. Says so on the first.
@@ -436,6 +468,25 @@ impl Patience {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn patience_ends_with_what_fails_all_the_time_and_not_with_what_is_silent() {
+        let failure = || Failure::new(Exit::Unreachable, anyhow::Error::msg("away"));
+        let bears = async |patience: &mut Patience| patience.bear(failure(), |_| ()).await.is_ok();
+        let mut patience = Patience::of(Duration::from_secs(60));
+        for _ in 0..10 {
+            assert!(bears(&mut patience).await);
+            let opened = Instant::now();
+            tokio::time::advance(Duration::from_secs(3600)).await;
+            patience.lasted(opened);
+        }
+        let mut tries = 0;
+        while bears(&mut patience).await {
+            patience.lasted(Instant::now());
+            tries += 1;
+        }
+        assert!((30..60).contains(&tries), "{tries}");
+    }
 
     #[test]
     fn only_the_loopback_is_this_machine() {

@@ -22,7 +22,7 @@ const ETCD_PORT: u16 = 2379;
 const MIN_QUOTA_BYTES: u64 = 16 << 20;
 
 /// Keys of `controller_config.json`: the first Octavius', then ours.
-pub const KEYS: [&str; 21] = [
+pub const KEYS: [&str; 37] = [
     "etcd_host",
     "etcd_port",
     "etcd_dial_timeout",
@@ -33,6 +33,11 @@ pub const KEYS: [&str; 21] = [
     "log_file_max_size_in_mb",
     "store",
     "listen",
+    "tls_cert",
+    "tls_key",
+    "client_ca",
+    "insecure",
+    "metrics_listen",
     "bootstrap_token_file",
     "etcd_prefix",
     "etcd_user",
@@ -44,10 +49,21 @@ pub const KEYS: [&str; 21] = [
     "etcd_shared",
     "retention_age",
     "retention_executions",
+    "retention_audit",
+    "audit_export",
+    "strategy",
+    "archive",
+    "log_limit",
+    "retention_log_bytes",
+    "request_rate",
+    "executor_token_lifetime",
+    crate::encryption_options::KEY,
+    "issuers",
+    "otlp_endpoint",
 ];
 
 /// Variables that stand over the file. Those of flags are read with the flags, and weigh more than the first Octavius'.
-const VARIABLES: [(&str, &[&str]); 12] = [
+const VARIABLES: [(&str, &[&str]); 17] = [
     ("etcd_host", &[env::SEED_ETCD_HOST]),
     ("etcd_port", &[env::ETCD_PORT, env::SEED_ETCD_PORT]),
     ("etcd_dial_timeout", &[env::ETCD_DIAL_TIMEOUT, env::SEED_ETCD_DIAL_TIMEOUT]),
@@ -55,6 +71,11 @@ const VARIABLES: [(&str, &[&str]); 12] = [
     ("etcd_shared", &[env::ETCD_SHARED]),
     ("retention_age", &[env::RETENTION_AGE]),
     ("retention_executions", &[env::RETENTION_EXECUTIONS]),
+    ("retention_log_bytes", &[env::RETENTION_LOG_BYTES]),
+    ("retention_audit", &[env::RETENTION_AUDIT]),
+    ("audit_export", &[env::AUDIT_EXPORT]),
+    ("request_rate", &[env::REQUEST_RATE]),
+    ("executor_token_lifetime", &[env::EXECUTOR_TOKEN_LIFETIME]),
     ("log_level", &[env::SEED_LOG_LEVEL]),
     ("app_port", &[env::APP_PORT, env::SEED_APP_PORT]),
     ("executor_ping_deadline", &[env::EXECUTOR_PING_DEADLINE, env::SEED_EXECUTOR_PING_DEADLINE]),

@@ -14,10 +14,11 @@ const GAP: usize = 2;
 const NARROWEST: usize = 8;
 
 /// Columns of free text: what is cut first.
-const FREE_TEXT: [&str; 6] = ["DESCRIPTION", "FILE", "LABELS", "RUNS", "CHANGES", "OUTCOME"];
+const FREE_TEXT: [&str; 7] = ["DETAILS", "DESCRIPTION", "FILE", "LABELS", "RUNS", "CHANGES", "OUTCOME"];
 
 /// Columns that mean nothing once they are cut: what is cut last, and only where that helps.
-const STIFF: [&str; 9] = ["STATE", "CREATED", "APPLIED", "LAST SEEN", "REGISTERED", "EXPIRES", "DURATION", "ROLE", "RUNNING"];
+const STIFF: [&str; 11] =
+    ["STATE", "CREATED", "APPLIED", "LAST SEEN", "REGISTERED", "EXPIRES", "DURATION", "ROLE", "RUNNING", "SLOTS", "VERSION"];
 
 /// A table of `header` over `rows`; ends in a line break. Where the window's `width` is known, columns are cut so that a row stays on one
 /// line: free text first, and never the first column, which names what the row is about. A window too narrow even so is left to wrap.
@@ -25,22 +26,47 @@ const STIFF: [&str; 9] = ["STATE", "CREATED", "APPLIED", "LAST SEEN", "REGISTERE
 /// Ours and not a library's: a list of 1,000 jobs spent half its time in one, and this is all that is needed.
 #[must_use]
 pub fn render(header: &[&str], rows: impl IntoIterator<Item = Vec<String>>, width: Option<u16>) -> String {
-    let rows: Vec<Vec<String>> = rows.into_iter().map(|row| row.iter().map(|cell| sanitize::line(cell)).collect()).collect();
-    let mut widths: Vec<usize> = header.iter().map(|cell| cell.width()).collect();
-    for row in &rows {
-        for (column, cell) in widths.iter_mut().zip(row) {
-            *column = (*column).max(cell.width());
+    Growing::new(header, width).rows(rows)
+}
+
+/// A table whose rows come one after the other: columns are as wide as any row so far needs them.
+#[derive(Debug)]
+pub struct Growing<'a> {
+    header: &'a [&'a str],
+    widths: Vec<usize>,
+    window: Option<u16>,
+    begun: bool,
+}
+
+impl<'a> Growing<'a> {
+    /// A table of this header, as [`render`] has it.
+    #[must_use]
+    pub fn new(header: &'a [&'a str], width: Option<u16>) -> Self {
+        Self { header, widths: header.iter().map(|cell| cell.width()).collect(), window: width, begun: false }
+    }
+
+    /// The next rows; the first time the header before them.
+    #[must_use]
+    pub fn rows(&mut self, rows: impl IntoIterator<Item = Vec<String>>) -> String {
+        let rows: Vec<Vec<String>> = rows.into_iter().map(|row| row.iter().map(|cell| sanitize::line(cell)).collect()).collect();
+        for row in &rows {
+            for (column, cell) in self.widths.iter_mut().zip(row) {
+                *column = (*column).max(cell.width());
+            }
         }
+        let mut widths = self.widths.clone();
+        if let Some(window) = self.window {
+            fit(self.header, &mut widths, window.into());
+        }
+        let mut text = String::with_capacity((rows.len() + 1) * (widths.iter().sum::<usize>() + widths.len() * GAP + 1));
+        if !std::mem::replace(&mut self.begun, true) {
+            write_row(&mut text, self.header.iter().copied(), &widths);
+        }
+        for row in &rows {
+            write_row(&mut text, row.iter().map(String::as_str), &widths);
+        }
+        text
     }
-    if let Some(window) = width {
-        fit(header, &mut widths, window.into());
-    }
-    let mut text = String::with_capacity((rows.len() + 1) * (widths.iter().sum::<usize>() + widths.len() * GAP + 1));
-    write_row(&mut text, header.iter().copied(), &widths);
-    for row in &rows {
-        write_row(&mut text, row.iter().map(String::as_str), &widths);
-    }
-    text
 }
 
 /// Takes from the columns until all fit the window: from the widest of the free text, then of the others, then of the stiff ones.
@@ -166,6 +192,15 @@ mod tests {
         assert_eq!(render(&["A", "B"], rows, None), "A     B\n退款  b\nabc   b\n");
         let text = render(&["A", "B"], [vec!["b".into(), "退款退款退款退款".into()]], Some(12));
         assert_eq!(text, "A  B\nb  退款退款…\n");
+    }
+
+    #[test]
+    fn rows_that_come_later_stand_below_those_before() {
+        let mut table = Growing::new(&["A", "B"], None);
+        assert_eq!(table.rows([vec!["abc".into(), "b".into()]]), "A    B\nabc  b\n");
+        assert_eq!(table.rows([vec!["a".into(), "b".into()]]), "a    b\n");
+        assert_eq!(table.rows([vec!["abcde".into(), "b".into()], vec!["a".into(), "b".into()]]), "abcde  b\na      b\n");
+        assert_eq!(Growing::new(&["A", "B"], None).rows([]), "A  B\n");
     }
 
     #[test]

@@ -4,7 +4,7 @@
 #![expect(clippy::unwrap_used, reason = "a helper that cannot do its work fails the test that called it")]
 
 use std::fs;
-use std::io::{Read as _, Write as _};
+use std::io::{BufRead as _, BufReader, Read as _, Write as _};
 use std::net::TcpStream;
 use std::process::Stdio;
 use std::time::Duration;
@@ -100,6 +100,134 @@ fn a_followed_log_goes_on_when_its_controller_is_killed() {
     for command in [&["status", &id][..], &["list"], &["getlogs", &id], &["execute", "slow", "--wait"]] {
         client.run(command).unwrap().expect(0).unwrap();
     }
+}
+
+/// At the other controller, without a record twice or missing.
+#[test]
+fn a_followed_audit_trail_goes_on_when_its_controller_is_killed() {
+    let world = World::on_etcd().unwrap();
+    let Pair { first, second: _second, _executor, hosts } = pair(&world);
+    let client = client_of(&world, &hosts);
+    let direct = world.admin(hosts[1].rsplit(':').next().unwrap().parse().unwrap()).unwrap();
+    let mut command = client.command(&["audit", "-f", "-o", "json"]);
+    let mut following = command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    let (said, heard) = std::sync::mpsc::channel();
+    let lines = BufReader::new(following.stdout.take().unwrap()).lines();
+    let reading = std::thread::spawn(move || lines.map_while(Result::ok).for_each(|line| drop(said.send(line))));
+    let mut seen: Vec<serde_json::Value> = Vec::new();
+    let mut until = |object: &str| {
+        while seen.last().is_none_or(|last| last["object"] != object) {
+            let line = heard.recv_timeout(Duration::from_secs(60)).unwrap_or_else(|_| panic!("no {object} in {seen:?}"));
+            seen.push(serde_json::from_str(&line).unwrap());
+        }
+        seen.clone()
+    };
+    let submit = || format!("execution/{}", direct.run(&["execute", "slow"]).unwrap().expect(0).unwrap().stdout.trim());
+    until(&submit());
+    first.kill().unwrap();
+    until(&submit());
+    let seen = until(&submit());
+    following.kill().unwrap();
+    let mut stderr = String::new();
+    following.stderr.take().unwrap().read_to_string(&mut stderr).unwrap();
+    following.wait().unwrap();
+    reading.join().unwrap();
+    assert!(stderr.contains("trying again"), "{stderr}");
+
+    let all = json(&client, &["audit", "--since", "1h"]);
+    let ids = |records: &[serde_json::Value]| records.iter().map(|record| record["id"].clone()).collect::<Vec<_>>();
+    assert_eq!(ids(&seen), ids(all["records"].as_array().unwrap()), "followed, and read at once");
+    assert_eq!((all["format_version"].as_u64(), seen[0]["format_version"].as_u64()), (Some(1), Some(1)));
+    assert_eq!(json(&client, &["audit", "--limit", "2"])["records"].as_array().unwrap().len(), 2);
+    let table = client.run(&["audit", "--limit", "2"]).unwrap().expect(0).unwrap().stdout;
+    let rows: Vec<Vec<_>> = table.lines().map(|line| line.split_whitespace().skip(1).collect()).collect();
+    assert_eq!(rows[0], ["USER", "ACTION", "OBJECT", "RESULT", "FROM"]);
+    let object = seen.last().unwrap()["object"].as_str().unwrap();
+    assert_eq!(rows[2], ["admin", "execution.submit", object, "done", "127.0.0.1"]);
+    let none = client.run(&["audit", "--since", "2100-01-01T00:00:00Z"]).unwrap().expect(0).unwrap();
+    assert_eq!((none.stdout.lines().count(), none.stderr.as_str()), (1, ""));
+    client.run(&["audit", "--since", "soon"]).unwrap().expect(2).unwrap();
+}
+
+/// What a command prints as JSON.
+fn json(client: &Client<'_>, command: &[&str]) -> serde_json::Value {
+    client.run(&[command, &["-o", "json"]].concat()).unwrap().expect(0).unwrap().json().unwrap()
+}
+
+/// Waits until an execution of `slow` runs; its id.
+fn running(client: &Client<'_>) -> String {
+    let id = client.run(&["execute", "slow"]).unwrap().expect(0).unwrap().stdout.trim().to_owned();
+    eventually("it runs", || {
+        let status = json(client, &["status", &id]);
+        anyhow::ensure!(status["state"] == "running", "{status}");
+        Ok(())
+    })
+    .unwrap();
+    id
+}
+
+#[test]
+fn an_executor_is_drained_while_controllers_come_and_go_and_revoked_when_it_is_empty() {
+    let world = World::on_etcd().unwrap();
+    let Pair { first, second: _second, _executor, hosts } = pair(&world);
+    let client = client_of(&world, &hosts);
+    let id = running(&client);
+    let near = client.run(&["executors", "drain", "e2"]).unwrap().expect(3).unwrap();
+    assert!(near.stderr.contains("did you mean `e1`?"), "{}", near.stderr);
+    let busy = client.run(&["executors", "revoke", "e1"]).unwrap().expect(3).unwrap();
+    assert!(busy.stderr.contains(&id) && busy.stderr.contains("drain e1 --wait"), "{}", busy.stderr);
+    let late = client.run(&["executors", "drain", "e1", "--wait", "--wait-timeout", "100ms"]).unwrap().expect(124).unwrap();
+    assert!(late.stderr.contains(&id) && late.stdout.is_empty(), "{} {}", late.stdout, late.stderr);
+    let shown = json(&client, &["executors", "describe", "e1"]);
+    assert_eq!((&shown["state"], &shown["draining"]["by"]), (&"draining".into(), &"admin".into()), "{shown}");
+    std::thread::scope(|scope| {
+        let waiting = scope.spawn(|| client.run(&["executors", "drain", "e1", "--wait"]).unwrap().expect(0).unwrap());
+        first.kill().unwrap();
+        let waited = waiting.join().unwrap();
+        assert_eq!(waited.stdout, "e1 is drained: it holds nothing\n", "{}", waited.stderr);
+    });
+    assert_eq!(json(&client, &["status", &id])["state"], "succeeded");
+    client.run(&["executors", "resume", "e1"]).unwrap().expect(0).unwrap();
+    client.run(&["execute", "slow", "--wait"]).unwrap().expect(0).unwrap();
+
+    let lost = running(&client);
+    let revoked = json(&client, &["executors", "revoke", "e1", "--force"]);
+    assert_eq!(revoked["lost"], serde_json::json!([lost]), "{revoked}");
+    assert_eq!(json(&client, &["status", &lost])["state"], "lost");
+    client.run(&["executors", "revoke", "e1"]).unwrap().expect(3).unwrap();
+    assert_eq!(json(&client, &["executors"])["executors"], serde_json::json!([]));
+}
+
+#[test]
+fn a_paused_job_waits_and_says_so() {
+    let world = World::new().unwrap();
+    let (_controller, port) = world.controller("store", 0).unwrap();
+    let client = world.admin(port).unwrap();
+    client.run(&["apply", &catalog(&world)]).unwrap().expect(0).unwrap();
+    let _executor = world.executor("e1", port, &client.registration().unwrap(), 4).unwrap();
+    client.run(&["execute", "slow", "--wait"]).unwrap().expect(0).unwrap();
+    let listed = || client.run(&["list"]).unwrap().expect(0).unwrap().stdout;
+    assert!(!listed().contains("PAUSED"));
+    client.run(&["pause"]).unwrap().expect(2).unwrap();
+    client.run(&["pause", "slow", "--all"]).unwrap().expect(2).unwrap();
+    let near = client.run(&["pause", "slwo"]).unwrap().expect(3).unwrap();
+    assert!(near.stderr.contains("did you mean `slow`?"), "{}", near.stderr);
+    let paused = client.run(&["pause", "slow", "--reason", "the database moves"]).unwrap().expect(0).unwrap();
+    assert!(
+        paused.stdout.starts_with("slow: paused by admin since ") && paused.stdout.ends_with(": the database moves\n"),
+        "{}",
+        paused.stdout
+    );
+    assert!(listed().contains("PAUSED"));
+    let waits = client.run(&["execute", "slow", "--wait", "--wait-timeout", "1s"]).unwrap().expect(124).unwrap();
+    let status = client.run(&["status", waits.stdout.trim()]).unwrap().expect(0).unwrap().stdout;
+    assert!(status.contains("the job is paused since") && status.contains("the database moves"), "{status}");
+    assert_eq!(json(&client, &["describe", "slow"])["paused"]["by"], "admin");
+    client.run(&["pause", "--all"]).unwrap().expect(0).unwrap();
+    let left = client.run(&["unpause", "slow"]).unwrap().expect(0).unwrap();
+    assert!(left.stdout.contains("paused with all jobs by admin"), "{}", left.stdout);
+    client.run(&["unpause", "--all"]).unwrap().expect(0).unwrap();
+    client.run(&["status", waits.stdout.trim(), "--wait"]).unwrap().expect(0).unwrap();
 }
 
 #[test]

@@ -96,6 +96,19 @@ fn usage_errors_end_with_2_and_suggest() {
 }
 
 #[test]
+fn a_first_admins_token_is_made_without_a_controller() {
+    let folder = folder();
+    let tokens = [(); 2].map(|()| {
+        let ran = run(folder.path(), &["tokens", "generate"]);
+        assert_eq!(ran.code, 0, "{}", ran.stderr);
+        assert!(ran.stderr.contains("--bootstrap-token-file"), "{}", ran.stderr);
+        ran.stdout.trim().parse::<octavius_core::token::Token>().unwrap()
+    });
+    assert_eq!(tokens[0].kind(), octavius_core::token::TokenKind::User);
+    assert!(tokens[0] != tokens[1]);
+}
+
+#[test]
 fn without_configuration_it_says_what_to_set() {
     let folder = folder();
     for command in
@@ -208,13 +221,16 @@ fn log_levels_and_retention_that_cannot_be_are_refused() {
         ("OCTAVIUS_RETENTION_AGE", "0s", "OCTAVIUS_RETENTION_AGE is under 1h"),
         ("OCTAVIUS_RETENTION_AGE", "59m", "OCTAVIUS_RETENTION_AGE is under 1h"),
         ("OCTAVIUS_RETENTION_EXECUTIONS", "0", "OCTAVIUS_RETENTION_EXECUTIONS is 0"),
+        ("OCTAVIUS_RETENTION_AUDIT", "1m", "OCTAVIUS_RETENTION_AUDIT is under 1h"),
     ] {
         let ran = ran_with(folder.path(), &start, name, value);
         assert!(ran.code == 2 && ran.stderr.contains(expected), "{name}={value}: {}", ran.stderr);
     }
     assert!(!folder.path().join("data").exists());
+    let ran = ran_with(folder.path(), &start, "OCTAVIUS_AUDIT_EXPORT", "/dev/null/trail");
+    assert!(ran.code == 2 && ran.stderr.contains("cannot write the audit trail to /dev/null/trail"), "{}", ran.stderr);
     let help = run(folder.path(), &["controller", "start", "--help"]).stdout;
-    assert!(help.contains("1h or more"), "{help}");
+    assert!(help.contains("1h or more") && help.contains("audit_export"), "{help}");
 }
 
 #[test]
@@ -289,10 +305,14 @@ fn a_closed_pipe_does_not_turn_no_into_yes() {
 #[test]
 fn completions_are_made_for_shells() {
     let folder = folder();
-    for shell in ["bash", "zsh", "fish"] {
+    for shell in ["bash", "zsh", "fish", "elvish", "powershell"] {
         let ran = run(folder.path(), &["completion", shell]);
         assert_eq!(ran.code, 0);
-        assert!(ran.stdout.contains("getlogs"), "{shell}");
+        // the first three ask when they are needed; the others were told all of it
+        let asked = run(folder.path(), &["__complete", shell, "getl"]).stdout;
+        let known = if asked.is_empty() { ran.stdout.contains("getlogs") } else { asked.starts_with("getlogs") };
+        assert!(known, "{shell}: {asked}");
+        assert_eq!(ran.stdout.contains("__complete"), !asked.is_empty(), "{shell}");
     }
 }
 
@@ -515,6 +535,9 @@ fn daemons_say_what_they_need() {
         (&["executor", "start"], "the executor has no id"),
         (&["executor", "start", "--id", "a"], "no controller is named"),
         (&["executor", "start", "--id", "a", "--cp-host", "h:1", "--runner", "docker"], "runner \"docker\" is not known"),
+        (&["executor", "start", "--id", "a", "--cp-host", "h:1", "--spool-limit", "1MiB"], "--spool-limit is under 16MiB"),
+        (&["executor", "start", "--id", "a", "--cp-host", "h:1", "--spool-limit", "64mib"], "64MiB"),
+        (&["executor", "start", "--id", "a", "--cp-host", "h:1", "--log-rate", "0"], "--log-rate is 0"),
         (&["executor", "check"], "the executor has no id"),
         (&["executor", "check", "--id", "a", "--runner", "kubernetes"], "the kubernetes runner cannot be used"),
         (&["dev", "--listen", "0.0.0.0:0"], "can be reached from other machines"),

@@ -9,7 +9,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use octavius_controller::{Controller, ControllerOptions, Retention};
+use octavius_controller::{Clock, Controller, ControllerOptions, Retention};
 use octavius_core::{JobDefinition, Timing};
 use octavius_proto::client::{Address, Connection};
 use octavius_proto::v1::{self, apply_request::Part};
@@ -91,10 +91,20 @@ async fn start(store: Arc<dyn Store>, dir: &Path) -> (Controller, Connection) {
     let options = ControllerOptions {
         store,
         listen: SocketAddr::from(([127, 0, 0, 1], 0)),
+        tls: None,
         bootstrap_token_file: token.clone(),
         timing: Timing::default(),
         retention: Retention::default(),
+        archive: None,
+        log_limit: octavius_core::limit::LOG_BYTES_IN_STORE,
+        audit_export: octavius_controller::AuditExport::default(),
         compact: true,
+        strategy: octavius_core::dispatch::Strategy::default(),
+        encryption: octavius_controller::Encryption::default(),
+        clock: Clock::default(),
+        limits: octavius_controller::RequestLimits { rate: None },
+        issuers: Vec::new(),
+        metrics_listen: None,
     };
     let controller = Controller::start(options).await.unwrap();
     let token = std::fs::read_to_string(token).unwrap();

@@ -9,19 +9,22 @@ use bytes::Bytes;
 use futures::{StreamExt as _, TryStreamExt as _};
 use octavius_catalog::manifest::{Bucket, Entry as ManifestEntry, Inherited};
 use octavius_core::limit::CATALOG_JOBS;
-use octavius_core::{CatalogName, JobName, Permission, Principal};
+use octavius_core::schedule::Ticks;
+use octavius_core::{CatalogName, JobDefinition, JobName, Principal};
 use octavius_proto::v1;
 use octavius_proto::v1::catalog_service_server::CatalogService;
 use octavius_proto::{Fault, InvalidField, reason, to_timestamp};
-use octavius_store::record::{FrozenRecord, RevisionRecord};
+use octavius_store::record::{FrozenRecord, RevisionRecord, SkippedTick};
 use prost::Message as _;
 use tokio_util::sync::CancellationToken;
 use tonic::{Code, Request, Response, Status, Streaming};
 
 use crate::catalogs::Catalogs;
+use crate::clock::Clock;
 use crate::definitions::Definitions;
+use crate::pauses::Pauses;
 use crate::streams::Responses;
-use crate::{auth, fault};
+use crate::{audit, auth, fault};
 
 pub(crate) use receive::Turns;
 
@@ -38,14 +41,20 @@ const BUCKETS_AHEAD: usize = 4;
 /// Most entries of a list in one answer.
 const MAX_LIST: u32 = 1000;
 
+/// Ticks of a schedule that are told ahead.
+const NEXT_RUNS: usize = 5;
+
 /// Jobs whose definitions are read together for a list.
 const LOOKED_AT: usize = 256;
 
 #[derive(Debug)]
 pub(crate) struct CatalogRpcs {
     pub(crate) catalogs: Arc<Catalogs>,
+    pub(crate) pauses: Arc<Pauses>,
     pub(crate) room: Arc<crate::room::Room>,
     pub(crate) definitions: Arc<Definitions>,
+    /// What schedules go by.
+    pub(crate) clock: Clock,
     pub(crate) turns: Turns,
     pub(crate) controller_id: String,
     pub(crate) shutdown: CancellationToken,
@@ -55,19 +64,38 @@ fn catalog_name(text: &str) -> Result<CatalogName, Fault> {
     text.parse().map_err(|error| InvalidField::new("catalog", error).into())
 }
 
+/// The catalogue of this name, if it is the caller's to read as a whole and to change.
+fn own_catalog(principal: &Principal, text: &str) -> Result<CatalogName, Fault> {
+    let name = catalog_name(text)?;
+    if principal.may_apply(&name) {
+        return Ok(name);
+    }
+    let own: Vec<&str> = principal.catalogs.iter().map(CatalogName::as_str).collect();
+    let message = format!("{} applies {} and no other catalogue, {name} neither", principal.user, own.join(", "));
+    Err(fault::not_permitted(message).with("catalog", name))
+}
+
 impl CatalogRpcs {
     /// Makes sure that the caller may know of a job of a catalogue: of one that is there, whoever may see it; of one that is gone, or never
     /// was, whoever applies.
     async fn may_know(&self, principal: &Principal, catalog: &CatalogName, job: &JobName) -> Result<(), Fault> {
-        if principal.role.may(Permission::Apply) {
+        if principal.may_apply(catalog) {
             return Ok(()); // they read the catalogue whole
         }
         let found = self.catalogs.job(principal, &*self.catalogs.view().await?, job.as_str()).await?;
         if found.catalog.name == *catalog { Ok(()) } else { Err(fault::no_job(job.as_str(), None)) }
     }
 
+    /// The next ticks of a job's schedule.
+    fn next_runs(&self, job: &JobDefinition) -> Vec<prost_types::Timestamp> {
+        let Some(Ok(ticks)) = job.schedule.as_ref().map(Ticks::of) else { return Vec::new() };
+        let next = std::iter::successors(ticks.next_after(self.clock.now()), |tick| ticks.next_after(*tick));
+        next.take(NEXT_RUNS).map(to_timestamp).collect()
+    }
+
     async fn list_jobs(&self, principal: &Principal, request: v1::ListJobsRequest) -> Result<v1::ListJobsResponse, Fault> {
         let view = self.catalogs.view().await?;
+        let paused = self.pauses.now().await.map_err(fault::from_store)?;
         let limit = if request.limit == 0 { MAX_LIST } else { request.limit.min(MAX_LIST) } as usize;
         let search = request.search.to_lowercase();
         let (mut jobs, mut bytes) = (Vec::new(), 0);
@@ -99,6 +127,7 @@ impl CatalogRpcs {
                     labels: job.labels.clone().into_iter().collect(),
                     definition: entry.digest.as_bytes().to_vec().into(),
                     file: entry.file.clone(),
+                    paused: paused.of_job(&entry.name).as_ref().map(Into::into),
                 };
                 bytes += summary.encoded_len();
                 jobs.push(summary);
@@ -140,6 +169,14 @@ fn to_inherited(inherited: &Inherited) -> v1::InheritedField {
     v1::InheritedField { field: inherited.field.clone(), file: inherited.file.clone(), line: inherited.line }
 }
 
+fn to_skipped(skipped: SkippedTick) -> v1::SkippedTick {
+    v1::SkippedTick {
+        tick: Some(to_timestamp(skipped.tick)),
+        because: skipped.because,
+        execution: skipped.execution.map(|id| id.to_string()).unwrap_or_default(),
+    }
+}
+
 fn to_frozen(frozen: &FrozenRecord) -> v1::Frozen {
     v1::Frozen { by: frozen.by.clone(), at: Some(to_timestamp(frozen.at)) }
 }
@@ -175,7 +212,8 @@ impl CatalogService for CatalogRpcs {
     type GetDefinitionsStream = Responses<v1::GetDefinitionsResponse>;
 
     async fn get_head(&self, request: Request<v1::GetHeadRequest>) -> Result<Response<v1::GetHeadResponse>, Status> {
-        let name = catalog_name(&request.into_inner().catalog)?;
+        let principal = auth::principal(&request)?;
+        let name = own_catalog(&principal, &request.into_inner().catalog)?;
         let view = self.catalogs.view().await?;
         let mut response = v1::GetHeadResponse { controller_id: self.controller_id.clone(), ..Default::default() };
         if let Some(catalog) = view.catalogs.get(&name) {
@@ -188,8 +226,9 @@ impl CatalogService for CatalogRpcs {
     }
 
     async fn get_buckets(&self, request: Request<v1::GetBucketsRequest>) -> Result<Response<Self::GetBucketsStream>, Status> {
+        let principal = auth::principal(&request)?;
         let request = request.into_inner();
-        let name = catalog_name(&request.catalog)?;
+        let name = own_catalog(&principal, &request.catalog)?;
         let wanted = request.buckets.iter().map(|index| u8::try_from(*index)).collect::<Result<Vec<_>, _>>();
         let wanted = wanted.map_err(|_| Fault::from(InvalidField::new("buckets", "buckets are numbered 0 to 255")))?;
         let record = self.catalogs.revision(&name, request.revision).await.map_err(fault::from_store)?;
@@ -238,10 +277,10 @@ impl CatalogService for CatalogRpcs {
     }
 
     async fn apply(&self, request: Request<Streaming<v1::ApplyRequest>>) -> Result<Response<v1::ApplyResponse>, Status> {
-        let principal = auth::principal(&request)?;
+        let act = auth::act(&request)?;
         self.room.for_work()?;
         let _turn = self.turns.turn(request.metadata(), &self.shutdown).await?; // until the answer is made: so long it holds memory
-        let wanted = self.receive(request.into_inner(), &principal).await?;
+        let wanted = self.receive(request.into_inner(), act).await?;
         let began = Instant::now();
         let name = wanted.catalog.clone();
         let record = self.catalogs.apply(&wanted).await?;
@@ -250,11 +289,10 @@ impl CatalogService for CatalogRpcs {
     }
 
     async fn set_frozen(&self, request: Request<v1::SetFrozenRequest>) -> Result<Response<v1::SetFrozenResponse>, Status> {
-        let principal = auth::principal(&request)?;
-        let request = request.into_inner();
-        let name = catalog_name(&request.catalog)?;
-        let frozen = self.catalogs.set_frozen(&name, request.frozen.then_some(&principal.user)).await?;
-        tracing::info!(catalog = %name, by = principal.user, frozen = request.frozen, "frozen or thawed");
+        let (act, request) = audit::begin(request)?;
+        let name = own_catalog(act.principal()?, &request.catalog)?;
+        let frozen = self.catalogs.set_frozen(&name, request.frozen, &act).await?;
+        tracing::info!(catalog = %name, by = act.user(), frozen = request.frozen, "frozen or thawed");
         Ok(Response::new(v1::SetFrozenResponse { frozen: frozen.as_ref().map(to_frozen) }))
     }
 
@@ -287,11 +325,18 @@ impl CatalogService for CatalogRpcs {
         let view = self.catalogs.view().await?;
         let job = self.catalogs.job(&principal, &view, &request.into_inner().name).await?;
         let changed_in = self.catalogs.revision(&job.catalog.name, job.entry.changed_in).await.map_err(fault::from_store)?;
+        let paused = self.pauses.now().await.map_err(fault::from_store)?;
         Ok(Response::new(v1::GetJobResponse {
             definition: Some(v1::Definition { json: job.definition.to_canonical_json().into() }),
             entry: Some(to_entry(&job.entry)),
             changed_in: changed_in.map(|record| to_revision(&job.catalog.name, &record)),
             head: job.catalog.head.revision,
+            paused: paused.of_job(&job.entry.name).as_ref().map(Into::into),
+            next_runs: self.next_runs(&job.definition),
+            last_skipped: match job.definition.schedule {
+                Some(_) => self.catalogs.last_skipped(&job).await.map_err(fault::from_store)?.map(to_skipped),
+                None => None,
+            },
         }))
     }
 }

@@ -13,8 +13,9 @@ use futures::{FutureExt as _, StreamExt as _, TryStreamExt as _, stream};
 use octavius_catalog::manifest::{self, Bucket, Entry as ManifestEntry, Root};
 use octavius_core::{CatalogName, Digest, JobDefinition, JobName, Principal, nearest};
 use octavius_proto::Fault;
-use octavius_store::record::{HeadRecord, RevisionRecord};
+use octavius_store::record::{HeadRecord, RevisionRecord, SkippedTick, TickRecord};
 use octavius_store::{Entry, Event, Key, Revision, Store, StoreError, Txn, blob, codec, key};
+use tokio::sync::Notify;
 
 use crate::definitions::Definitions;
 use crate::mirror::{Listener, Mirrors};
@@ -54,6 +55,11 @@ impl Catalog {
         entries.get(place)
     }
 
+    /// Asks, in `txn`, that this is still the catalogue's head.
+    pub(crate) fn still_head(&self, txn: Txn) -> Txn {
+        txn.when(key::catalog_head(&self.name), self.head_modified)
+    }
+
     fn at(&self, (bucket, place): (u8, usize)) -> Option<&ManifestEntry> {
         self.buckets.get(&bucket)?.entries().get(place)
     }
@@ -71,6 +77,29 @@ impl Catalog {
             .partition_point(|at| self.at(*at).is_none_or(|entry| folded_order(entry.name.as_str(), name) != Ordering::Greater));
         order[first..].iter().filter_map(|at| self.at(*at))
     }
+}
+
+/// The jobs that are new or have another definition than before, and those that were there before alone. Looks into nothing that the two have in
+/// common.
+pub(crate) fn changes<'a>(
+    before: Option<&'a Catalog>,
+    now: Option<&'a Catalog>,
+) -> (Vec<&'a ManifestEntry>, Vec<&'a ManifestEntry>) {
+    fn bucket(catalog: Option<&Catalog>, index: u8) -> Option<&Arc<Bucket>> {
+        catalog?.buckets.get(&index)
+    }
+    let entry = |catalog: Option<&'a Catalog>, index, name: &JobName| catalog.and_then(|catalog| catalog.entry_in(index, name));
+    let (mut changed, mut gone) = (Vec::new(), Vec::new());
+    for index in 0..=u8::MAX {
+        let (then, now_there) = (bucket(before, index), bucket(now, index));
+        if then.map(Arc::as_ptr) == now_there.map(Arc::as_ptr) {
+            continue;
+        }
+        let is_new = |job: &&ManifestEntry| entry(before, index, &job.name).is_none_or(|known| known.digest != job.digest);
+        changed.extend(now_there.into_iter().flat_map(|jobs| jobs.entries()).filter(is_new));
+        gone.extend(then.into_iter().flat_map(|jobs| jobs.entries()).filter(|job| entry(now, index, &job.name).is_none()));
+    }
+    (changed, gone)
 }
 
 /// The order of two names, without regard to case.
@@ -113,8 +142,7 @@ pub(crate) struct Job {
 impl Job {
     /// Asks, in `txn`, that the job is still at its catalogue's head; whether it is, [`Job::was_current`] tells of a conflict.
     pub(crate) fn still_current(&self, txn: Txn) -> Txn {
-        let head = key::catalog_head(&self.catalog.name);
-        txn.when(head.clone(), self.catalog.head_modified).or_read(head)
+        self.catalog.still_head(txn).or_read(key::catalog_head(&self.catalog.name))
     }
 
     /// Whether `head`, as a conflict told it, is still the one that the job was found at.
@@ -132,6 +160,8 @@ pub(crate) struct Catalogs {
     view: Mutex<(Stamp, Arc<View>)>,
     /// The newest view that is being read, while somebody waits for it.
     reading: Mutex<Option<(Stamp, WeakShared<Reading>)>>,
+    /// Is told whenever the watch shows that a head has moved, for the one who waits for it.
+    pub(crate) moved: Notify,
 }
 
 /// A view that is being read. Whoever waits for it drives it on, so that it does not matter whose call it began with.
@@ -164,6 +194,8 @@ impl Listener for HeadsListener {
         heads.followed = true;
         heads.newest.retain(|_, known| known.modified > revision);
         entries.into_iter().for_each(|entry| heads.note(entry));
+        drop(heads);
+        self.0.moved.notify_one();
     }
 
     fn change(&mut self, event: Event, _: Revision) {
@@ -171,6 +203,7 @@ impl Listener for HeadsListener {
             Event::Put(entry) => self.0.heads().note(entry),
             Event::Delete(key) => drop(self.0.heads().newest.remove(&key)),
         }
+        self.0.moved.notify_one();
     }
 }
 
@@ -184,7 +217,14 @@ type Stamp = Vec<(Key, Revision)>;
 
 impl Catalogs {
     pub(crate) fn new(store: Arc<dyn Store>, definitions: Arc<Definitions>) -> Self {
-        Self { store, definitions, heads: Mutex::default(), view: Mutex::default(), reading: Mutex::default() }
+        Self {
+            store,
+            definitions,
+            heads: Mutex::default(),
+            view: Mutex::default(),
+            reading: Mutex::default(),
+            moved: Notify::new(),
+        }
     }
 
     fn heads(&self) -> MutexGuard<'_, Heads> {
@@ -298,6 +338,13 @@ impl Catalogs {
 
     async fn blob(&self, digest: &Digest) -> Result<Bytes, StoreError> {
         blob::get(&*self.store, digest).await?.ok_or_else(|| StoreError::Unreadable(format!("blob {digest} is missing")))
+    }
+
+    /// The last tick of a job's schedule that had no execution.
+    pub(crate) async fn last_skipped(&self, job: &Job) -> Result<Option<SkippedTick>, StoreError> {
+        let entry = self.store.get(&key::tick(&job.entry.name.folded())).await?;
+        let record: Option<TickRecord> = entry.as_ref().map(codec::decode).transpose()?;
+        Ok(record.filter(|record| record.catalog == job.catalog.name).and_then(|record| record.skipped))
     }
 
     /// The job of this name in `view`, if it is for the caller.

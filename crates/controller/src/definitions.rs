@@ -68,14 +68,28 @@ impl Definitions {
         if let Some((known, _)) = self.kept().by_digest.get(&digest) {
             return Ok(Some(Arc::clone(known)));
         }
+        let Some((definition, size)) = self.read(digest).await? else { return Ok(None) };
+        self.kept().put(digest, Arc::clone(&definition), size);
+        Ok(Some(definition))
+    }
+
+    /// As [`Definitions::get`], for somebody who looks at very many once: what is not in memory does not come to stay there.
+    pub(crate) async fn look_at(&self, digest: Digest) -> Result<Arc<JobDefinition>, StoreError> {
+        if let Some((known, _)) = self.kept().by_digest.get(&digest) {
+            return Ok(Arc::clone(known));
+        }
+        let missing = || StoreError::Unreadable(format!("definition {digest} is missing"));
+        Ok(self.read(digest).await?.ok_or_else(missing)?.0)
+    }
+
+    /// A definition from the store, with the bytes of its JSON.
+    async fn read(&self, digest: Digest) -> Result<Option<(Arc<JobDefinition>, usize)>, StoreError> {
         // Lists read very many of them, from a store that may never make one wait: others take their turns in between.
         tokio::task::coop::consume_budget().await;
         let Some(bytes) = blob::get(&*self.store, &digest).await? else { return Ok(None) };
         let definition = JobDefinition::from_canonical_json(&bytes)
             .map_err(|error| StoreError::Unreadable(format!("definition {digest}: {error}")))?;
-        let definition = Arc::new(definition);
-        self.kept().put(digest, Arc::clone(&definition), bytes.len());
-        Ok(Some(definition))
+        Ok(Some((Arc::new(definition), bytes.len())))
     }
 }
 

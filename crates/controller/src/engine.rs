@@ -5,11 +5,14 @@ use std::sync::Arc;
 
 use octavius_core::argument::Arguments;
 use octavius_core::execution::{Applied, Event, Execution, Refusal, State};
-use octavius_core::{Digest, ExecutionId, ExecutorId, Timestamp, label};
-use octavius_store::record::{OwnRecord, QueueRecord};
-use octavius_store::{Change, Commit, Entry, Key, Revision, Store, StoreError, Txn, blob, codec, key};
+use octavius_core::{Digest, ExecutionId, ExecutorId, JobDefinition, Timing, label};
+use octavius_store::record::{OwnRecord, QueueRecord, SlotRecord};
+use octavius_store::{Commit, Entry, Key, Revision, Store, StoreError, Txn, blob, codec, key};
 
+use crate::clock::Clock;
+use crate::metrics::Counts;
 use crate::recent::Recent;
+use crate::sealing::{self, SealError, Sealer};
 
 /// Tries of one step before giving up. Steps of one execution hardly ever race; many losses in a row mean something is wrong.
 const MAX_TRIES: usize = 20;
@@ -29,6 +32,9 @@ pub(crate) enum EngineError {
     /// What the caller asked for beside the execution does not hold.
     #[error("something else stands against a step of execution {0}")]
     Forestalled(ExecutionId),
+    /// Its sensitive arguments cannot be kept or read.
+    #[error("execution {0}: {1}")]
+    Sealed(ExecutionId, SealError),
     /// Others kept changing it.
     #[error("execution {0} changes too quickly")]
     Contended(ExecutionId),
@@ -67,11 +73,26 @@ impl Known {
 pub(crate) struct Engine {
     store: Arc<dyn Store>,
     recent: Arc<Recent>,
+    timing: Timing,
+    clock: Clock,
+    sealer: Sealer,
+    /// What is taken of steps, for the metrics.
+    pub(crate) counts: Counts,
 }
 
 impl Engine {
-    pub(crate) fn new(store: Arc<dyn Store>) -> Self {
-        Self { store, recent: Arc::default() }
+    pub(crate) fn new(store: Arc<dyn Store>, timing: Timing, clock: Clock, sealer: Sealer) -> Self {
+        Self { store, recent: Arc::default(), timing, clock, sealer, counts: Counts::default() }
+    }
+
+    /// The clock that steps are dated by.
+    pub(crate) fn clock(&self) -> &Clock {
+        &self.clock
+    }
+
+    /// What encrypts sensitive arguments.
+    pub(crate) fn sealer(&self) -> &Sealer {
+        &self.sealer
     }
 
     /// The execution as it is now.
@@ -105,6 +126,7 @@ impl Engine {
 
     /// Remembers a submission that was made at `revision`: its claim comes soon.
     pub(crate) fn submitted(&self, execution: &Arc<Execution>, revision: Revision) {
+        self.counts.submitted();
         let size = execution.selector.len() * 64 + execution.arguments.iter().map(|(k, v)| k.len() + v.len()).sum::<usize>();
         self.recent.put(execution, revision, size + 512);
     }
@@ -126,7 +148,7 @@ impl Engine {
         let record = key::execution(id);
         for _ in 0..MAX_TRIES {
             let mut execution = Execution::clone(&known.execution);
-            let applied = execution.apply(event.clone(), Timestamp::now());
+            let applied = execution.apply(event.clone(), self.clock.now());
             if !known.fresh && !matches!(applied, Ok(Applied::Changed)) {
                 known = self.read(id).await?; // nobody is told no, or that it is done, by what is only remembered
                 continue;
@@ -138,11 +160,12 @@ impl Engine {
             }
             let value = codec::encode(&*execution);
             let size = value.len();
-            let mut txn = known.still(Txn::new()).put(record.clone(), value);
-            txn.changes.extend(index_changes(Some(&known.execution), &execution));
+            let txn = known.still(Txn::new()).put(record.clone(), value);
+            let txn = index(txn, Some(&known.execution), &execution, &self.timing);
             let current = match self.store.commit(more(txn.or_read(record.clone()))).await {
                 Ok(Commit::Done(revision)) => {
                     self.recent.put(&execution, revision, size);
+                    self.counts.step(&known.execution, &execution);
                     return Ok(Step { execution, applied, revision });
                 }
                 Ok(Commit::Conflict(mut current)) => {
@@ -161,33 +184,60 @@ impl Engine {
         Err(EngineError::Contended(id))
     }
 
-    /// Everything that a new execution writes: its record, its place in the queue, and its place in two listings.
-    pub(crate) fn submission(execution: &Execution) -> Txn {
+    /// Everything that a new execution writes: its record, its place in the queue, its place in two listings, and the slot of its job where it
+    /// takes one at once.
+    pub(crate) fn submission(&self, execution: &Execution) -> Txn {
         let record = key::execution(execution.id);
-        let mut txn = Txn::new().absent(record.clone()).put(record.clone(), codec::encode(execution)).or_read(record);
-        txn.changes.extend(index_changes(None, execution));
+        let txn = Txn::new().absent(record.clone()).put(record.clone(), codec::encode(execution)).or_read(record);
+        let mut txn = index(txn, None, execution, &self.timing);
+        if let Some(with) = execution.sealed_with {
+            txn = txn.put(key::sealed(with, execution.id), "");
+        }
         txn.put(key::by_job(&execution.job, execution.id), "").put(key::by_user(&execution.user, execution.id), "")
     }
 
-    /// Moves arguments that are too large for the record into a blob of their own. Comes before the submission.
-    pub(crate) async fn set_aside_arguments(&self, execution: &mut Execution) -> Result<(), StoreError> {
-        let json = codec::encode(&execution.arguments);
-        if json.len() > Execution::ARGUMENTS_BYTES {
-            let digest = Digest::of(&json);
-            blob::put_all(&*self.store, [(digest, json)]).await?;
-            execution.large_arguments = Some(digest);
-            execution.arguments.clear();
-        }
-        Ok(())
+    /// What the queue says of an execution that waits.
+    pub(crate) fn queue_record(&self, execution: &Execution) -> QueueRecord {
+        queue_record(execution, &self.timing)
     }
 
-    /// An execution's arguments, wherever they are.
-    pub(crate) async fn arguments(&self, execution: &Execution) -> Result<Arguments, StoreError> {
-        let Some(digest) = execution.large_arguments else { return Ok(execution.arguments.clone()) };
-        let missing = || StoreError::Unreadable(format!("the arguments of {}, blob {digest}, are missing", execution.id));
-        let json = blob::get(&*self.store, &digest).await?.ok_or_else(missing)?;
-        codec::decode(&Entry { key: key::blob(&digest), value: json, created: 0, modified: 0 })
+    /// Makes a new execution's arguments as they are kept: sensitive ones encrypted, and all of them in a blob of their own where they are too
+    /// large for the record. Comes before the submission.
+    pub(crate) async fn put_away_arguments(&self, execution: &mut Execution, job: &JobDefinition) -> Result<(), EngineError> {
+        self.sealer.seal(execution, job).map_err(|error| EngineError::Sealed(execution.id, error))?;
+        Ok(set_aside_arguments(&*self.store, execution).await?)
     }
+
+    /// An execution's arguments as they were given, wherever they are.
+    pub(crate) async fn arguments(&self, execution: &Execution) -> Result<Arguments, EngineError> {
+        let kept = kept_arguments(&*self.store, execution).await?;
+        self.sealer.open(execution, kept).map_err(|error| EngineError::Sealed(execution.id, error))
+    }
+
+    /// An execution's arguments with those masked that are encrypted, to be shown: that needs no key.
+    pub(crate) async fn shown_arguments(&self, execution: &Execution) -> Result<Arguments, StoreError> {
+        Ok(sealing::masked(kept_arguments(&*self.store, execution).await?))
+    }
+}
+
+/// Moves arguments that are too large for the record into a blob of their own.
+pub(crate) async fn set_aside_arguments(store: &dyn Store, execution: &mut Execution) -> Result<(), StoreError> {
+    let json = codec::encode(&execution.arguments);
+    if json.len() > Execution::ARGUMENTS_BYTES {
+        let digest = Digest::of(&json);
+        blob::put_all(store, [(digest, json)]).await?;
+        execution.large_arguments = Some(digest);
+        execution.arguments.clear();
+    }
+    Ok(())
+}
+
+/// An execution's arguments as they are kept.
+pub(crate) async fn kept_arguments(store: &dyn Store, execution: &Execution) -> Result<Arguments, StoreError> {
+    let Some(digest) = execution.large_arguments else { return Ok(execution.arguments.clone()) };
+    let missing = || StoreError::Unreadable(format!("the arguments of {}, blob {digest}, are missing", execution.id));
+    let json = blob::get(store, &digest).await?.ok_or_else(missing)?;
+    codec::decode(&Entry { key: key::blob(&digest), value: json, created: 0, modified: 0 })
 }
 
 /// Longest name of a pool that is written out in a key.
@@ -209,80 +259,154 @@ fn holder(execution: &Execution) -> Option<(&ExecutorId, OwnRecord)> {
     Some((execution.executor()?, record))
 }
 
-/// What else changes with an execution: whether it waits, whether it is over, and who holds it.
-fn index_changes(before: Option<&Execution>, after: &Execution) -> Vec<Change> {
-    let mut changes = Vec::new();
+/// The slot of its job that an execution holds, and what the store says of it.
+fn slot(execution: &Execution) -> Option<(u32, SlotRecord)> {
+    let lost = (execution.state == State::Lost).then_some(execution.timeout);
+    Some((execution.slot?, SlotRecord { id: execution.id, lost }))
+}
+
+/// Adds to `txn` what else changes with an execution: whether it waits, whether it is over, who holds it, and which slot of its job it has.
+fn index(mut txn: Txn, before: Option<&Execution>, after: &Execution, timing: &Timing) -> Txn {
     let waited = before.is_some_and(|before| before.state == State::Queued);
     let waits = after.state == State::Queued;
     if waited && !waits {
-        changes.push(Change::Delete(queue_key(after)));
+        txn = txn.delete(queue_key(after));
     }
     if waits && !waited {
-        let record = QueueRecord { selector: after.selector.clone(), expires_at: after.waits_until() };
-        changes.push(Change::Put(queue_key(after), codec::encode(&record)));
+        txn = txn.put(queue_key(after), codec::encode(&queue_record(after, timing)));
     }
     if let Some(finished_at) = after.finished_at
         && after.state.is_terminal()
         && before.is_none_or(|before| !before.state.is_terminal())
     {
-        changes.push(Change::Put(key::removable_execution(key::hour_of(finished_at), after.id), "".into()));
+        txn = txn.put(key::removable_execution(key::hour_of(finished_at), after.id), "");
     }
-    let held_by = before.and_then(holder);
-    let holds = holder(after);
+    let (held_by, holds) = (before.and_then(holder), holder(after));
     if held_by != holds {
         if let Some((executor, _)) = &held_by
             && holds.as_ref().is_none_or(|(now, _)| now != executor)
         {
-            changes.push(Change::Delete(key::owned(executor, after.id)));
+            txn = txn.delete(key::owned(executor, after.id));
         }
         if let Some((executor, record)) = holds {
-            changes.push(Change::Put(key::owned(executor, after.id), codec::encode(&record)));
+            txn = txn.put(key::owned(executor, after.id), codec::encode(&record));
         }
     }
-    changes
+    let (had, has) = (before.and_then(slot), slot(after));
+    match (had, has) {
+        (had, has) if had == has => txn,
+        (Some((number, _)), None) => txn.delete(key::slot(&after.job, number)),
+        (Some(_), Some((number, record))) => txn.put(key::slot(&after.job, number), codec::encode(&record)),
+        (None, Some((number, record))) => {
+            let at = key::slot(&after.job, number);
+            txn.absent(at.clone()).put(at, codec::encode(&record))
+        }
+        (None, None) => txn,
+    }
+}
+
+fn queue_record(execution: &Execution, timing: &Timing) -> QueueRecord {
+    QueueRecord {
+        selector: execution.selector.clone(),
+        expires_at: execution.waits_until(),
+        job: execution.job.clone(),
+        limit: execution.concurrency.filter(|_| execution.slot.is_none()).map_or(0, |concurrency| concurrency.limit),
+        delay: execution.back_off(timing),
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use octavius_core::execution::{Ending, Submission};
-    use octavius_core::{CatalogName, JobDefinition, Timing};
+    use octavius_core::execution::{Ending, Fence, Submission};
+    use octavius_core::{CatalogName, Timestamp};
+    use octavius_store::Change;
 
-    fn queued() -> Execution {
-        let job: JobDefinition = serde_json::from_str(r#"{"name":"j","command":["true"]}"#).unwrap();
+    fn queued(job: &str, slot: Option<u32>) -> Execution {
+        let job: JobDefinition = serde_json::from_str(job).unwrap();
         let at = Timestamp::UNIX_EPOCH;
         let id = ExecutionId::from_bits(1);
-        let submission = Submission { id, arguments: Arguments::new(), user: "ann".into(), at, timeout: None };
+        let submission = Submission { id, arguments: Arguments::new(), user: "ann".into(), at, timeout: None, slot };
         Execution::submit(&job, CatalogName::new("c").unwrap(), 1, submission, &Timing::default())
     }
 
-    fn shown(changes: &[Change]) -> Vec<String> {
-        changes
-            .iter()
-            .map(|change| match change {
-                Change::Put(key, _) => format!("put {}", key.as_str().split('/').next().unwrap()),
-                Change::Delete(key) => format!("delete {}", key.as_str().split('/').next().unwrap()),
-            })
-            .collect()
+    /// What a step changes beside the record, in short; the conditions that it adds, first.
+    fn indexed(before: Option<&Execution>, after: &Execution) -> Vec<String> {
+        let txn = index(Txn::new(), before, after, &Timing::default());
+        let kind = |key: &Key| key.as_str().split('/').next().unwrap().to_owned();
+        let conditions = txn.conditions.iter().map(|condition| format!("absent {}", kind(&condition.key)));
+        let changes = txn.changes.iter().map(|change| match change {
+            Change::Put(key, _) => format!("put {}", kind(key)),
+            Change::Delete(key) => format!("delete {}", kind(key)),
+        });
+        conditions.chain(changes).collect()
+    }
+
+    /// Takes steps, and says what each changes beside the record.
+    struct Steps(Execution);
+
+    impl Steps {
+        fn take(&mut self, event: Event) -> Vec<String> {
+            let before = self.0.clone();
+            self.0.apply(event, Timestamp::UNIX_EPOCH).unwrap();
+            indexed(Some(&before), &self.0)
+        }
+
+        fn claim(&mut self, slot: Option<u32>) -> (Vec<String>, Fence) {
+            let changes = self.take(Event::Claim { executor: ExecutorId::new("e").unwrap(), nonce: 1, slot });
+            (changes, self.0.fence().unwrap())
+        }
     }
 
     #[test]
     fn an_execution_is_either_in_the_queue_or_held_or_over() {
-        let at = Timestamp::UNIX_EPOCH;
-        let mut execution = queued();
-        assert_eq!(shown(&index_changes(None, &execution)), ["put queue"]);
-        let mut step = |event: Event| {
-            let before = execution.clone();
-            execution.apply(event, at).unwrap();
-            (shown(&index_changes(Some(&before), &execution)), execution.fence())
-        };
-        let executor = ExecutorId::new("e").unwrap();
-        let (changes, fence) = step(Event::Claim { executor, nonce: 1 });
+        let execution = queued(r#"{"name":"j","command":["true"]}"#, None);
+        assert_eq!(indexed(None, &execution), ["put queue"]);
+        let mut steps = Steps(execution);
+        let (changes, fence) = steps.claim(None);
         assert_eq!(changes, ["delete queue", "put own"]);
-        let fence = fence.unwrap();
-        assert_eq!(step(Event::Start { fence }).0, ["put own"]);
-        assert_eq!(step(Event::Run { fence, runs_as: String::new(), image: String::new() }).0, [""; 0]);
-        assert_eq!(step(Event::Cancel { by: "ann".into() }).0, ["put own"]);
-        assert_eq!(step(Event::Finish { fence, ending: Ending::succeeded(), log: None }).0, ["put gc", "delete own"]);
+        assert_eq!(steps.take(Event::Start { fence }), ["put own"]);
+        assert_eq!(steps.take(Event::Run { fence, runs_as: String::new(), image: String::new() }), [""; 0]);
+        assert_eq!(steps.take(Event::Cancel { by: "ann".into() }), ["put own"]);
+        assert_eq!(steps.take(Event::Finish { fence, ending: Ending::succeeded(), log: None }), ["put gc", "delete own"]);
+    }
+
+    #[test]
+    fn a_slot_is_taken_with_the_claim_and_freed_when_nothing_runs_any_more() {
+        let mut steps = Steps(queued(r#"{"name":"j","command":["true"],"concurrency":{"limit":1}}"#, None));
+        assert_eq!(queue_record(&steps.0, &Timing::default()).limit, 1);
+        let (changes, fence) = steps.claim(Some(0));
+        assert_eq!(changes, ["absent slot", "delete queue", "put own", "put slot"]);
+        let reason = octavius_core::execution::Reason::new("X");
+        assert_eq!(
+            steps.take(Event::Unclaim { fence, reason, message: String::new() }),
+            ["put queue", "delete own", "delete slot"]
+        );
+        let (_, fence) = steps.claim(Some(0));
+        steps.take(Event::Start { fence });
+        assert_eq!(steps.take(Event::Lose { fence, message: String::new() }), ["put gc", "delete own", "put slot"]);
+        assert_eq!(slot(&steps.0).unwrap().1.lost, Some(steps.0.timeout));
+        let mut others = Steps(steps.0.clone());
+        assert_eq!(others.take(Event::FreeSlot), ["delete slot"]);
+        assert_eq!(others.take(Event::FreeSlot), [""; 0]);
+        assert_eq!(steps.take(Event::Finish { fence, ending: Ending::succeeded(), log: None }), ["delete slot"]);
+    }
+
+    #[test]
+    fn what_is_refused_when_all_slots_are_taken_has_one_from_its_submission_to_its_end() {
+        let job = r#"{"name":"j","command":["true"],"retries":1,"concurrency":{"limit":2,"when_full":"reject"}}"#;
+        let execution = queued(job, Some(1));
+        assert_eq!(indexed(None, &execution), ["absent slot", "put queue", "put slot"]);
+        assert_eq!(queue_record(&execution, &Timing::default()).limit, 0);
+        let mut steps = Steps(execution);
+        let failed = || Ending::because(State::Failed, "X", "");
+        let (changes, fence) = steps.claim(None);
+        assert_eq!(changes, ["delete queue", "put own"]);
+        steps.take(Event::Start { fence });
+        assert_eq!(steps.take(Event::Finish { fence, ending: failed(), log: None }), ["put queue", "delete own"]);
+        assert_eq!(queue_record(&steps.0, &Timing::default()).delay, Timing::default().back_off_min);
+        let (_, fence) = steps.claim(None);
+        steps.take(Event::Start { fence });
+        assert_eq!(steps.take(Event::Finish { fence, ending: failed(), log: None }), ["put gc", "delete own", "delete slot"]);
     }
 }

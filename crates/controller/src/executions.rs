@@ -1,12 +1,14 @@
 //! Executions: submitted, found, listed, watched, cancelled.
 
+mod asked;
+
 use std::sync::Arc;
 use std::time::Duration;
 
 use jiff::SignedDuration;
-use octavius_core::argument::{self, Arguments};
+use octavius_core::argument;
 use octavius_core::execution::{Event as Step, Submission};
-use octavius_core::{Digest, Execution, ExecutionId, JobDefinition, Principal, Role, State, Timestamp, Timing};
+use octavius_core::{Execution, ExecutionId, JobDefinition, Principal, Role, State, Timestamp, Timing};
 use octavius_proto::v1::execution_service_server::ExecutionService;
 use octavius_proto::v1::{self, WatchExecutionResponse};
 use octavius_proto::{Fault, InvalidField, reason, to_execution};
@@ -18,13 +20,17 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tonic::{Code, Request, Response, Status};
 
+use crate::audit;
 use crate::catalogs::{Catalogs, Job, View};
 use crate::definitions::Definitions;
 use crate::engine::{Engine, EngineError};
 use crate::room::Room;
-use crate::scheduler::{self, Scheduler};
+use crate::scheduler::Scheduler;
 use crate::streams::{Responses, until_stop};
-use crate::{auth, fault};
+use crate::{auth, fault, traced};
+
+pub(crate) use asked::Asked;
+use asked::used_lately;
 
 /// Tries of one submission whose catalogue keeps changing.
 const MAX_TRIES: usize = 100;
@@ -70,12 +76,12 @@ pub(crate) struct Executions {
 }
 
 impl Executions {
-    async fn execute(&self, principal: &Principal, request: v1::ExecuteRequest) -> Result<ExecutionId, Fault> {
-        let asked = Asked::new(principal, request)?;
+    /// Accepts a run, or answers as the first time where the call is a repetition.
+    pub(crate) async fn run(&self, asked: Asked) -> Result<ExecutionId, Fault> {
         let once = match &asked.once {
             Some(at) => {
                 let entry = self.store.get(at).await.map_err(fault::from_store)?;
-                if let Some(id) = asked.answered(entry.as_ref())? {
+                if let Some(id) = asked.answered(entry.as_ref(), &self.engine)? {
                     return Ok(id);
                 }
                 entry
@@ -86,7 +92,7 @@ impl Executions {
         let mut view = self.catalogs.recent().await?;
         let mut refused = None;
         for _ in 0..MAX_TRIES {
-            match self.prepare(principal, &view, &asked).await {
+            match self.prepare(&view, &asked).await {
                 Ok((job, execution)) => match self.submit(&job, execution, &asked, once.clone()).await? {
                     Some(id) => return Ok(id),
                     None => refused = None,
@@ -107,18 +113,45 @@ impl Executions {
         Err(refused.unwrap_or_else(changing))
     }
 
+    /// The execution that this idempotency key of the caller's stands for, if it was used not too long ago.
+    pub(crate) async fn made_under(&self, principal: &Principal, key: &str) -> Result<Option<ExecutionId>, Fault> {
+        if key.is_empty() || key.len() > ONCE_KEY_BYTES {
+            return Ok(None);
+        }
+        let entry = self.store.get(&key::once(&principal.user, key)).await.map_err(fault::from_store)?;
+        Ok(used_lately(entry.as_ref(), self.engine.clock().now())?.map(|record| record.id))
+    }
+
     /// The execution that is asked for, checked against the catalogues as `view` shows them, and the job that it is of.
-    async fn prepare(&self, principal: &Principal, view: &View, asked: &Asked) -> Result<(Job, Arc<Execution>), Fault> {
+    async fn prepare(&self, view: &View, asked: &Asked) -> Result<(Job, Arc<Execution>), Fault> {
         self.room.for_work()?;
-        let job = self.catalogs.job(principal, view, &asked.job).await?;
-        let arguments = argument::resolve(&job.definition, &asked.arguments);
-        let arguments = arguments.map_err(|errors| wrong_arguments(&asked.job, &errors))?;
-        let submission =
-            Submission { id: asked.id, arguments, user: principal.user.clone(), at: Timestamp::now(), timeout: asked.timeout };
+        let job = self.catalogs.job(asked.act.principal()?, view, &asked.job).await?;
+        let arguments = match &asked.again {
+            Some(again) => again.resolve(&job.definition, &asked.arguments)?,
+            None => {
+                argument::resolve(&job.definition, &asked.arguments).map_err(|errors| wrong_arguments(&asked.job, &errors))?
+            }
+        };
+        let submission = Submission {
+            id: asked.id,
+            arguments,
+            user: asked.act.user().to_owned(),
+            at: self.engine.clock().now(),
+            timeout: asked.timeout,
+            slot: None,
+        };
+        let mut execution = self.queued(&job, submission).await.map_err(fault::from_engine)?;
+        execution.rerun_of = asked.again.as_ref().map(|again| again.source);
+        execution.trace.clone_from(&asked.trace);
+        Ok((job, Arc::new(execution)))
+    }
+
+    /// The execution that a submission of a job leads to, as it will stand in the queue; its arguments are where they belong already.
+    pub(crate) async fn queued(&self, job: &Job, submission: Submission) -> Result<Execution, EngineError> {
         let (catalog, revision) = (job.catalog.name.clone(), job.catalog.head.revision);
         let mut execution = Execution::submit(&job.definition, catalog, revision, submission, &self.timing);
-        self.engine.set_aside_arguments(&mut execution).await.map_err(fault::from_store)?;
-        Ok((job, Arc::new(execution)))
+        self.engine.put_away_arguments(&mut execution, &job.definition).await?;
+        Ok(execution)
     }
 
     /// Writes a submission; none where the catalogue has changed meanwhile.
@@ -129,16 +162,30 @@ impl Executions {
         asked: &Asked,
         mut once: Option<Entry>,
     ) -> Result<Option<ExecutionId>, Fault> {
-        loop {
-            let mut txn = job.still_current(Engine::submission(&execution));
+        asked.act.note_run(&execution, &job.definition, &asked.arguments);
+        for tries in 0..MAX_TRIES {
+            let (execution, slot) = match self.scheduler.slots().reserve(&execution, &*self.store, tries > 0).await {
+                Ok(None) => (Arc::clone(&execution), None),
+                Ok(Some(slot)) => (Arc::new(Execution { slot: Some(slot.slot), ..Execution::clone(&execution) }), Some(slot)),
+                // It may be the call repeated: then its first has a slot.
+                Err(full) => match self.engine.get(execution.id).await {
+                    Ok(known) => return self.same_request(&known, asked).await.map(Some),
+                    Err(_) => return Err(full),
+                },
+            };
+            let mut txn = job.still_current(self.engine.submission(&execution));
             if let Some(at) = &asked.once {
-                let record = OnceRecord { id: execution.id, request: asked.digest(), at: execution.created_at };
+                let (request, key) = self.engine.sealer().digest(&asked.essence());
+                let record = OnceRecord { id: execution.id, request, key, at: execution.created_at };
                 let modified = once.as_ref().map_or(0, |entry| entry.modified);
                 txn = txn.when(at.clone(), modified).put(at.clone(), codec::encode(&record));
                 txn = txn.put(key::removable_once(key::hour_of(record.at), at), "");
             }
-            let (head, failed) = match self.store.commit(txn).await {
+            let (head, failed) = match self.store.commit(asked.act.done(txn)).await {
                 Ok(Commit::Done(revision)) => {
+                    if let Some(slot) = slot {
+                        slot.made(revision);
+                    }
                     self.scheduler.submitted(&execution, revision);
                     return Ok(Some(execution.id));
                 }
@@ -159,27 +206,34 @@ impl Executions {
             if !job.was_current(head.as_ref()) {
                 return Ok(None);
             }
-            let Some(at) = asked.once.as_ref() else {
-                return Err(fault::from_store(StoreError::Unavailable("an execution vanished".to_owned())));
-            };
+            // Another has taken the slot, then, or used the key.
+            let Some(at) = asked.once.as_ref() else { continue };
             once = self.store.get(at).await.map_err(fault::from_store)?;
-            if let Some(id) = asked.answered(once.as_ref())? {
+            if let Some(id) = asked.answered(once.as_ref(), &self.engine)? {
                 return Ok(Some(id));
             }
         }
+        Err(fault::from_engine(EngineError::Contended(execution.id)))
     }
 
     /// The answer where the id that was asked for is there already: the same, if it was the same call.
     async fn same_request(&self, known: &Execution, asked: &Asked) -> Result<ExecutionId, Fault> {
         let taken = || Fault::new(Code::AlreadyExists, reason::ID_TAKEN, format!("{} is the id of another execution", asked.id));
-        if known.user != asked.user || known.job.folded() != asked.job.to_ascii_lowercase() {
+        if known.user != asked.act.user() || known.job.folded() != asked.job.to_ascii_lowercase() {
             return Err(taken());
         }
         // By the definition of then, whatever the catalogue says now.
         let job = self.job_of(known).await?;
-        let arguments = argument::resolve(&job, &asked.arguments).map_err(|_| taken())?;
         let timeout = asked.timeout.or(job.timeout.map(Into::into)).unwrap_or(self.timing.run_timeout);
-        let same = arguments == self.engine.arguments(known).await.map_err(fault::from_store)? && timeout == known.timeout;
+        let same = timeout == known.timeout
+            && known.rerun_of == asked.again.as_ref().map(|again| again.source)
+            && match &asked.again {
+                Some(_) => true, // the arguments are those of its source
+                None => {
+                    let arguments = argument::resolve(&job, &asked.arguments).map_err(|_| taken())?;
+                    arguments == self.engine.arguments(known).await.map_err(fault::from_engine)?
+                }
+            };
         if same { Ok(known.id) } else { Err(taken()) }
     }
 
@@ -239,12 +293,12 @@ impl Executions {
         Ok(principal.may_use(&job.authorized_groups))
     }
 
-    async fn job_of(&self, execution: &Execution) -> Result<Arc<JobDefinition>, Fault> {
+    pub(crate) async fn job_of(&self, execution: &Execution) -> Result<Arc<JobDefinition>, Fault> {
         self.definitions.get(execution.definition).await.map_err(fault::from_store)
     }
 
     async fn shown(&self, execution: &Execution) -> Result<v1::Execution, Fault> {
-        let arguments = self.engine.arguments(execution).await.map_err(fault::from_store)?;
+        let arguments = self.engine.shown_arguments(execution).await.map_err(fault::from_store)?;
         let whole = Execution { arguments, ..execution.clone() };
         Ok(to_execution(&whole, Some(&*self.job_of(execution).await?)))
     }
@@ -338,64 +392,15 @@ impl Executions {
 }
 
 fn wrong_arguments(job: &str, errors: &[argument::ArgumentError]) -> Fault {
+    unfit_arguments(job, errors.iter().map(|error| (error.name().unwrap_or_default().to_owned(), error.to_string())).collect())
+}
+
+/// That arguments, each by its name, do not fit a job, and why.
+pub(crate) fn unfit_arguments(job: &str, errors: Vec<(String, String)>) -> Fault {
     let count = if errors.len() == 1 { "1 argument does".to_owned() } else { format!("{} arguments do", errors.len()) };
     let message = format!("{count} not fit job {}", job.escape_debug());
     let fault = Fault::new(Code::InvalidArgument, reason::INVALID_ARGUMENTS, message);
-    errors.iter().fold(fault, |fault, error| fault.violating(error.name().unwrap_or_default(), error.to_string()))
-}
-
-/// A call to execute, as far as it can be understood without the catalogue.
-struct Asked {
-    id: ExecutionId,
-    user: String,
-    job: String,
-    arguments: Arguments,
-    timeout: Option<Duration>,
-    /// Where the caller's own idempotency key is kept.
-    once: Option<Key>,
-}
-
-impl Asked {
-    fn new(principal: &Principal, request: v1::ExecuteRequest) -> Result<Self, Fault> {
-        let id = octavius_proto::execution_id("id", &request.id)?;
-        let now = Timestamp::now();
-        if id < earliest_id(now - CLOCKS_DIFFER) || id > earliest_id(now + CLOCKS_DIFFER) {
-            let problem = format!("{id} was not made within 2h of now, {now}: it is not a UUID version 7, or a clock is wrong");
-            return Err(InvalidField::new("id", problem).into());
-        }
-        let timeout = match request.timeout {
-            Some(timeout) => Some(Duration::try_from(timeout).map_err(|error| InvalidField::new("timeout", error))?),
-            None => None,
-        };
-        if timeout.is_some_and(|timeout| timeout.is_zero() || timeout > octavius_core::HumanDuration::MAX) {
-            return Err(InvalidField::new("timeout", "more than 0s and at most 366d").into());
-        }
-        if request.idempotency_key.len() > ONCE_KEY_BYTES {
-            return Err(InvalidField::new("idempotency_key", format!("at most {ONCE_KEY_BYTES} bytes")).into());
-        }
-        let once = (!request.idempotency_key.is_empty()).then(|| key::once(&principal.user, &request.idempotency_key));
-        let arguments = request.arguments.into_iter().collect();
-        Ok(Self { id, user: principal.user.clone(), job: request.job, arguments, timeout, once })
-    }
-
-    /// What tells one request from another under the same idempotency key.
-    fn digest(&self) -> Digest {
-        Digest::of(&codec::encode(&(self.job.to_ascii_lowercase(), &self.arguments, self.timeout)))
-    }
-
-    /// What was answered under the same idempotency key, if that was not too long ago.
-    fn answered(&self, entry: Option<&Entry>) -> Result<Option<ExecutionId>, Fault> {
-        let known: Option<OnceRecord> = entry.map(codec::decode).transpose().map_err(fault::from_store)?;
-        let recent = |known: &OnceRecord| Timestamp::now().duration_since(known.at).unsigned_abs() < ONCE_KEPT;
-        match known.filter(recent) {
-            None => Ok(None),
-            Some(known) if known.request == self.digest() => Ok(Some(known.id)),
-            Some(known) => {
-                let message = format!("the idempotency key was used for another request: execution {}", known.id);
-                Err(Fault::new(Code::AlreadyExists, reason::KEY_REUSED, message).with("id", known.id))
-            }
-        }
-    }
+    errors.into_iter().fold(fault, |fault, (name, problem)| fault.violating(name, problem))
 }
 
 /// The lowest id of this time: a UUID version 7 begins with 48 bits of milliseconds.
@@ -459,8 +464,19 @@ impl ExecutionService for Executions {
     type WatchExecutionStream = Responses<WatchExecutionResponse>;
 
     async fn execute(&self, request: Request<v1::ExecuteRequest>) -> Result<Response<v1::ExecuteResponse>, Status> {
-        let principal = auth::principal(&request)?;
-        let id = self.execute(&principal, request.into_inner()).await?;
+        let trace = traced::context(&request);
+        let (act, request) = audit::begin(request)?;
+        let id = self.run(Asked::new(act, request, None, self.engine.clock().now())?.in_trace(trace)).await?;
+        Ok(Response::new(v1::ExecuteResponse { id: id.to_string() }))
+    }
+
+    async fn rerun_execution(
+        &self,
+        request: Request<v1::RerunExecutionRequest>,
+    ) -> Result<Response<v1::ExecuteResponse>, Status> {
+        let trace = traced::context(&request);
+        let (act, request) = audit::begin(request)?;
+        let id = self.rerun(act, request, trace).await?;
         Ok(Response::new(v1::ExecuteResponse { id: id.to_string() }))
     }
 
@@ -471,8 +487,8 @@ impl ExecutionService for Executions {
         let principal = auth::principal(&request)?;
         let execution = self.find(&principal, &request.into_inner().id).await?;
         let waits = execution.state == State::Queued;
-        let waiting = if waits { scheduler::waiting(&self.scheduler, &execution) } else { Vec::new() };
-        Ok(Response::new(v1::GetExecutionResponse { execution: Some(self.shown(&execution).await?), waiting }))
+        let wait = waits.then(|| self.scheduler.why_it_waits(&execution).into());
+        Ok(Response::new(v1::GetExecutionResponse { execution: Some(self.shown(&execution).await?), wait }))
     }
 
     async fn list_executions(
@@ -491,7 +507,7 @@ impl ExecutionService for Executions {
         let id = self.find(&principal, &request.into_inner().id).await?.id;
         let (voice, ears) = mpsc::channel(4);
         let this = self.clone();
-        self.tasks.spawn(async move {
+        self.tasks.spawn(tracing::Instrument::in_current_span(async move {
             let watched = async {
                 if let Err(fault) = this.watch(id, &voice).await {
                     let _ = voice.send(Err(fault.into())).await; // nobody may listen any more
@@ -501,7 +517,7 @@ impl ExecutionService for Executions {
                 () = watched => {}
                 () = this.shutdown.cancelled() => {}
             }
-        });
+        }));
         Ok(Response::new(until_stop(ears, self.shutdown.clone())))
     }
 
@@ -509,9 +525,13 @@ impl ExecutionService for Executions {
         &self,
         request: Request<v1::CancelExecutionRequest>,
     ) -> Result<Response<v1::CancelExecutionResponse>, Status> {
-        let principal = auth::principal(&request)?;
-        let id = self.find(&principal, &request.into_inner().id).await?.id;
-        let step = self.engine.step(id, Step::Cancel { by: principal.user }).await.map_err(fault::from_engine)?;
+        let (act, request) = audit::begin(request)?;
+        let found = self.find(act.principal()?, &request.id).await?;
+        act.on("execution", found.id);
+        act.note("job", &found.job);
+        let cancel = Step::Cancel { by: act.user().to_owned() };
+        let known = self.engine.recall(found.id, |_| true).await.map_err(fault::from_engine)?;
+        let step = self.engine.step_from(known, cancel, |txn| act.done(txn)).await.map_err(fault::from_engine)?;
         Ok(Response::new(v1::CancelExecutionResponse { execution: Some(self.shown(&step.execution).await?) }))
     }
 }

@@ -1,21 +1,28 @@
-//! Executors: registration, sessions, reports.
+//! Executors: registration, sessions, reports. What operators do with them is in [`life`].
 
 mod agree;
+mod credentials;
+mod life;
+mod orphans;
+mod texts;
 
 use std::collections::HashSet;
+use std::pin::Pin;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::Duration;
 
 use bytes::Bytes;
+use futures::{Stream, TryStreamExt as _};
 use octavius_core::execution::{Applied, Attempt, Event, Fence, LogSeal, Reason, Refusal};
 use octavius_core::limit::LABELS;
-use octavius_core::{Digest, Execution, ExecutionId, ExecutorId, Labels, Principal, Timestamp, Timing, label};
+use octavius_core::version::{self, Side};
+use octavius_core::{Digest, Execution, ExecutionId, ExecutorId, Labels, Principal, Timing, label};
 use octavius_proto::v1::executor_service_server::ExecutorService;
 use octavius_proto::v1::report_execution_request::Step as WireStep;
 use octavius_proto::v1::{self, SessionRequest, SessionResponse, session_request, session_response::Say};
-use octavius_proto::{Fault, InvalidField, MAX_MESSAGE_BYTES, reason, to_duration, to_timestamp};
-use octavius_store::record::{ExecutorRecord, LogHead, SessionRecord, TokenRecord};
-use octavius_store::{Presence, Store, StoreError, Txn, codec, key};
+use octavius_proto::{Fault, InvalidField, MAX_MESSAGE_BYTES, reason, to_duration};
+use octavius_store::record::{ExecutorRecord, LogHead, SessionRecord};
+use octavius_store::{Commit, Entry, Presence, Store, StoreError, Txn, codec, key};
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -24,10 +31,13 @@ use tonic::{Code, Request, Response, Status, Streaming};
 use crate::engine::{Engine, EngineError};
 use crate::fleet::{Fleet, Voice};
 use crate::heads::{End, Heads};
+use crate::logs::settle::Settling;
 use crate::losses::Judge;
 use crate::streams::{Responses, until_stop};
 use crate::tokens::Tokens;
-use crate::{auth, fault, mirror, random};
+use crate::{audit, auth, fault, random};
+
+use texts::{clip, image_of};
 
 /// Most slots that one executor may offer.
 const MAX_CAPACITY: u32 = 10_000;
@@ -45,9 +55,6 @@ const NAME_BYTES: usize = 128;
 const RUNS_AS_BYTES: usize = 200;
 const REASON_BYTES: usize = 32;
 
-/// Longest reference to an image, in bytes: a name of 255 characters, and a digest.
-const IMAGE_BYTES: usize = 330;
-
 /// How often a presence is renewed before it would run out.
 const RENEWALS: u32 = 3;
 
@@ -62,11 +69,15 @@ pub(crate) struct Executors {
     pub(crate) tokens: Arc<Tokens>,
     pub(crate) judge: Arc<Judge>,
     pub(crate) heads: Arc<Heads>,
+    pub(crate) settling: Settling,
     pub(crate) timing: Timing,
     pub(crate) controller_id: String,
     pub(crate) tasks: TaskTracker,
     pub(crate) shutdown: CancellationToken,
 }
+
+/// What an executor says in its session.
+type Incoming = Pin<Box<dyn Stream<Item = Result<SessionRequest, Status>> + Send + Sync>>;
 
 /// A session's presence; none while it could not be announced.
 type MaybePresence = Option<Box<dyn Presence>>;
@@ -80,9 +91,11 @@ struct Session {
     nonce: u64,
     /// SHA-256 of the executor's token.
     token: Digest,
+    /// After how long the executor is to replace that, if it ends.
+    rotate_after: Option<Duration>,
     held: HashSet<(ExecutionId, Fence)>,
     note: SessionRecord,
-    incoming: Streaming<SessionRequest>,
+    incoming: Incoming,
     voice: Voice,
     end: CancellationToken,
 }
@@ -110,42 +123,44 @@ impl Executors {
         self.store.get(&key::executor(id)).await?.as_ref().map(codec::decode).transpose()
     }
 
-    /// Notes what an executor said of itself, for those who list executors. Not worth failing a session for.
-    async fn note_session(&self, id: &ExecutorId, session: SessionRecord) {
-        let noted: Result<(), StoreError> = async {
+    /// Notes what an executor said of itself, for those who list executors. Not worth failing a session for. False where it is not noted.
+    async fn note_session(&self, id: &ExecutorId, session: SessionRecord) -> bool {
+        let noted: Result<bool, StoreError> = async {
             let at = key::executor(id);
-            let Some(entry) = self.store.get(&at).await? else { return Ok(()) };
-            let mut record: ExecutorRecord = codec::decode(&entry)?;
-            record.session = Some(session);
-            self.store.commit(Txn::new().unchanged(&entry).put(at, codec::encode(&record))).await.map(drop)
+            loop {
+                let Some(entry) = self.store.get(&at).await? else { return Ok(true) };
+                let mut record: ExecutorRecord = codec::decode(&entry)?;
+                record.session = Some(session.clone());
+                let value = codec::encode(&record);
+                let txn = Txn::new().unchanged(&entry).put(at.clone(), value.clone());
+                if let Commit::Done(modified) = self.store.commit(txn).await? {
+                    // Claims ask for this revision: they need not wait for the watch to show it.
+                    self.fleet.note_record(&Entry { value, modified, ..entry });
+                    return Ok(true);
+                }
+            }
         }
         .await;
-        if let Err(error) = noted {
+        noted.unwrap_or_else(|error| {
             tracing::warn!(executor = %id, %error, "the session could not be noted");
-        }
+            false
+        })
     }
 
-    async fn begin(
+    pub(crate) async fn begin(
         &self,
         executor: ExecutorId,
         token_id: &str,
-        mut incoming: Streaming<SessionRequest>,
+        mut incoming: Incoming,
     ) -> Result<Responses<SessionResponse>, Fault> {
         let hello = self.hello(&mut incoming).await?;
+        check_version(&executor, &hello.version)?;
         let labels: Labels = hello.labels.into_iter().collect();
         let mut held = HashSet::new();
         for one in &hello.held {
             held.insert((octavius_proto::execution_id("held.id", &one.id)?, octavius_proto::fence(one.attempt, one.nonce)?));
         }
-        let Some(record) = self.record(&executor).await.map_err(fault::from_store)? else {
-            return Err(fault::not_permitted(format!("executor {executor} is not registered")));
-        };
-        // The token of this call may be one that a newer registration has replaced, and that is trusted for a moment still.
-        let token = self.store.get(&key::token(&record.token)).await.map_err(fault::from_store)?;
-        let token: Option<TokenRecord> = token.as_ref().map(codec::decode).transpose().map_err(fault::from_store)?;
-        if token.is_none_or(|token| token.id != token_id) {
-            return Err(auth::unauthenticated());
-        }
+        let (record, token) = self.credential(&executor, token_id).await?;
         let exists = || {
             let message = format!("another daemon with the id {executor} has a session; give one of them another id");
             Fault::new(Code::AlreadyExists, reason::SESSION_EXISTS, message)
@@ -167,7 +182,9 @@ impl Executors {
             capacity: hello.capacity,
             version: hello.version,
             runner: hello.runner,
-            seen_at: Timestamp::now(),
+            seen_at: self.engine.clock().now(),
+            orphans: Vec::new(),
+            orphan_count: 0,
         };
         let session = Session {
             executor,
@@ -175,6 +192,7 @@ impl Executors {
             number,
             nonce: random::number(),
             token: record.token,
+            rotate_after: credentials::rotate_after(&token),
             held,
             note,
             incoming,
@@ -182,14 +200,14 @@ impl Executors {
             end,
         };
         // From here on the task sees to everything: this call may be dropped at any of its awaits, the task is not.
-        self.tasks.spawn(self.clone().hold(session));
+        self.tasks.spawn(tracing::Instrument::in_current_span(self.clone().hold(session)));
         Ok(until_stop(ears, self.shutdown.clone()))
     }
 
     /// A session's first message, checked.
-    async fn hello(&self, incoming: &mut Streaming<SessionRequest>) -> Result<v1::Hello, Fault> {
+    async fn hello(&self, incoming: &mut Incoming) -> Result<v1::Hello, Fault> {
         let first = tokio::select! {
-            first = tokio::time::timeout(self.timing.ping_deadline, incoming.message()) => first,
+            first = tokio::time::timeout(self.timing.ping_deadline, incoming.try_next()) => first,
             () = self.shutdown.cancelled() => return Err(fault::stopping()),
         };
         let first = first.map_err(|_| fault::invalid("no hello came in time"))?;
@@ -231,8 +249,9 @@ impl Executors {
                     for say in say {
                         self.fleet.tell(&executor, say);
                     }
-                    self.fleet.open(&executor, session.number);
+                    // Before it is given work: a claim asks that its record stays as it is.
                     self.note_session(&executor, session.note.clone()).await;
+                    self.fleet.open(&executor, session.number);
                     tracing::info!(%executor, capacity = session.note.capacity, "session begins");
                     self.listen(&mut session, Some(presence)).await
                 }
@@ -252,7 +271,7 @@ impl Executors {
             {
                 tracing::debug!(%executor, %error, "presence runs out by itself");
             }
-            self.note_session(&executor, SessionRecord { seen_at: Timestamp::now(), ..session.note }).await;
+            self.note_session(&executor, SessionRecord { seen_at: self.engine.clock().now(), ..session.note }).await;
         } // otherwise a newer session took its place, which has announced itself
     }
 
@@ -262,6 +281,7 @@ impl Executors {
             version: crate::VERSION.to_owned(),
             controller_id: self.controller_id.clone(),
             ping_interval: Some(to_duration(self.timing.ping_interval)),
+            rotate_token_after: session.rotate_after.map(to_duration),
         };
         // First the welcome, then the look at the store: a cancel is either seen there, or told by the watch.
         self.fleet.greet(&session.executor, session.number, welcome);
@@ -282,17 +302,23 @@ impl Executors {
     /// Listens to a session until it ends; says why it did.
     async fn listen(&self, session: &mut Session, mut presence: MaybePresence) -> (&'static str, MaybePresence) {
         let executor = session.executor.clone();
-        let (mut asked, mut renewed) = (Instant::now(), Instant::now());
-        let (mut announced, mut answered) = (Instant::now(), Instant::now());
+        let clock = self.engine.clock();
+        let (mut asked, mut renewed) = (clock.instant(), clock.instant());
+        let (mut announced, mut answered) = (clock.instant(), clock.instant());
+        let mut is_noted = true;
         loop {
             let heard = tokio::select! {
-                heard = tokio::time::timeout(self.timing.ping_deadline, session.incoming.message()) => heard,
-                () = session.end.cancelled() => return ("a newer session took its place, or it did not listen", presence),
+                biased;
+                heard = tokio::time::timeout(self.timing.ping_deadline, session.incoming.try_next()) => heard,
+                () = session.end.cancelled() => return ("it was replaced or revoked, or it did not listen", presence),
                 () = self.shutdown.cancelled() => return ("the controller stops", presence),
             };
             match heard {
                 Ok(Ok(Some(SessionRequest { say: Some(session_request::Say::Ping(ping)) }))) => {
                     self.fleet.heard(&executor, ping.free);
+                }
+                Ok(Ok(Some(SessionRequest { say: Some(session_request::Say::Orphans(told)) }))) => {
+                    is_noted &= !orphans::note(&mut session.note, &told); // written below, no oftener than other things
                 }
                 Ok(Ok(Some(_))) => {} // what a newer executor may say
                 Ok(Ok(None)) => return ("the executor ended it", presence),
@@ -302,33 +328,34 @@ impl Executors {
             if session.voice.try_send(Ok(SessionResponse { say: Some(Say::Pong(v1::Pong {})) })).is_err() {
                 return ("it does not listen", presence);
             }
-            if asked.elapsed() < self.timing.ping_interval / 2 {
+            if clock.since(asked) < self.timing.ping_interval / 2 {
                 continue; // an executor may say more than its pings
             }
-            asked = Instant::now();
+            asked = clock.instant();
+            is_noted = is_noted || self.note_session(&executor, session.note.clone()).await;
             match self.token_stands(&executor, session.token).await {
                 Ok(true) => {}
                 Ok(false) => return session.refuse(auth::unauthenticated(), presence),
                 Err(error) => tracing::debug!(%executor, %error, "its token could not be looked up"),
             }
-            if renewed.elapsed() < self.timing.ping_deadline / RENEWALS {
+            if clock.since(renewed) < self.timing.ping_deadline / RENEWALS {
                 continue;
             }
-            renewed = Instant::now();
+            renewed = clock.instant();
             // Another session's late word may have taken its place: what is shown for so long is what there is.
-            if announced.elapsed() >= self.timing.ping_deadline
+            if clock.since(announced) >= self.timing.ping_deadline
                 && !self.fleet.shows_presence(&executor, &session.presence_value())
             {
                 presence = None;
             }
             let is_new = presence.is_none();
             let Err(error) = self.keep_present(session, &mut presence).await else {
-                (announced, answered) = (if is_new { Instant::now() } else { announced }, Instant::now());
+                (announced, answered) = (if is_new { clock.instant() } else { announced }, clock.instant());
                 continue;
             };
             // A full store does answer, and so would it another controller.
             if matches!(error, StoreError::Unavailable(_) | StoreError::Unknown(_))
-                && answered.elapsed() >= self.timing.ping_deadline
+                && clock.since(answered) >= self.timing.ping_deadline
             {
                 return session.refuse(fault::from_store(error), presence);
             }
@@ -401,9 +428,10 @@ impl Executors {
                 None => return Ok(v1::Verdict::Stop),
             }
             let mut event = event.clone();
-            let mut log_head = None;
+            let (mut log_head, mut printed) = (None, false);
             if let Event::Finish { log: Some(seal), .. } = &mut event {
                 log_head = Some((key::log_head(id, fence.attempt), self.check_log(id, fence.attempt, seal, cut).await?));
+                printed = seal.size_bytes > 0;
             }
             // Nothing is appended between the look at the log and its seal.
             let sealing = |txn: Txn| match &log_head {
@@ -415,8 +443,11 @@ impl Executors {
                     if handed_back {
                         self.fleet.declined(executor);
                     }
+                    if printed {
+                        self.settling.ended(id);
+                    }
                     if step.applied == Applied::Changed {
-                        tracing::debug!(%id, %executor, state = %step.execution.state, "reported");
+                        tracing::debug!(execution = %id, %executor, state = %step.execution.state, "reported");
                     }
                     return Ok(v1::Verdict::Accepted);
                 }
@@ -427,7 +458,7 @@ impl Executors {
                     if is_from_elsewhere(&*self.engine.get(id).await.map_err(fault::from_engine)?, fence) {
                         return Err(not_known(id, fence));
                     }
-                    tracing::info!(%id, %executor, %refusal, "report refused");
+                    tracing::info!(execution = %id, %executor, %refusal, "report refused");
                     return Ok(v1::Verdict::Stop);
                 }
                 Err(error) => return Err(fault::from_engine(error)),
@@ -450,7 +481,7 @@ impl Executors {
         let head: Option<LogHead> = entry.as_ref().map(codec::decode).transpose().map_err(fault::from_store)?;
         let next_offset = head.map_or(0, |head| head.next_offset);
         if next_offset < seal.size_bytes && cut {
-            tracing::warn!(%id, attempt, kept = next_offset, of = seal.size_bytes, "a log is cut: there was no room for the rest");
+            tracing::warn!(execution = %id, attempt, kept = next_offset, of = seal.size_bytes, "a log is cut: there was no room for the rest");
             let missing_bytes = seal.size_bytes - next_offset;
             *seal = LogSeal { whole: false, missing_bytes, ..*seal };
         } else if next_offset < seal.size_bytes {
@@ -459,40 +490,23 @@ impl Executors {
         } else if let Some(head) = head
             && (next_offset, head.crc32c) != (seal.size_bytes, seal.crc32c)
         {
-            tracing::error!(%id, attempt, "the log is not what its executor says that the job printed");
+            tracing::error!(execution = %id, attempt, "the log is not what its executor says that the job printed");
             *seal = LogSeal { size_bytes: next_offset, crc32c: head.crc32c, whole: false, missing_bytes: 0 };
         }
         Ok(entry.map_or(0, |entry| entry.modified))
     }
+}
 
-    async fn list(&self) -> Result<Vec<v1::Executor>, StoreError> {
-        let (entries, _) = mirror::list(&*self.store, &key::executors()).await?;
-        let mut executors = Vec::with_capacity(entries.len());
-        for entry in entries {
-            let record: ExecutorRecord = codec::decode(&entry)?;
-            let present = self.fleet.is_present(&record.id);
-            let state = match (&record.session, present) {
-                (_, true) => v1::ExecutorState::Active,
-                (Some(_), false) => v1::ExecutorState::Expired,
-                (None, false) => v1::ExecutorState::Registered,
-            };
-            let running = self.fleet.held_by(&record.id).iter().map(ToString::to_string).collect();
-            let session = record.session;
-            let seen_at = session.as_ref().map(|session| if present { Timestamp::now() } else { session.seen_at });
-            executors.push(v1::Executor {
-                id: record.id.to_string(),
-                state: state.into(),
-                labels: session.as_ref().map(|session| session.labels.clone().into_iter().collect()).unwrap_or_default(),
-                capacity: session.as_ref().map_or(0, |session| session.capacity),
-                running,
-                version: session.as_ref().map(|session| session.version.clone()).unwrap_or_default(),
-                runner: session.map(|session| session.runner).unwrap_or_default(),
-                registered_at: Some(to_timestamp(record.registered_at)),
-                last_seen_at: seen_at.map(to_timestamp),
-            });
-        }
-        Ok(executors)
-    }
+/// Refuses an executor whose version does not go with this controller's.
+fn check_version(executor: &ExecutorId, version: &str) -> Result<(), Fault> {
+    let what = format!("executor {executor}");
+    let (it, we) = (Side { what: &what, version }, Side { what: "the controller", version: crate::VERSION });
+    version::compare(it, we).map_err(|skew| {
+        tracing::warn!(%executor, %skew, "refused");
+        Fault::new(Code::FailedPrecondition, reason::VERSION_SKEW, skew.to_string())
+            .with("executor_version", version)
+            .with("controller_version", crate::VERSION)
+    })
 }
 
 /// Whether this is the attempt that `fence` names.
@@ -514,17 +528,6 @@ fn not_known(id: ExecutionId, fence: Fence) -> Fault {
     Fault::new(Code::NotFound, reason::EXECUTION_NOT_FOUND, message).with("id", id)
 }
 
-/// Keeps an executor's texts within what a record may hold.
-fn clip(text: &str, bytes: usize) -> String {
-    let clean = |c: char| if c.is_control() && c != '\n' { ' ' } else { c };
-    if text.len() <= bytes {
-        return text.chars().map(clean).collect();
-    }
-    let room = bytes.saturating_sub('…'.len_utf8());
-    let kept = text.char_indices().take_while(|(at, c)| at + c.len_utf8() <= room);
-    kept.map(|(_, c)| clean(c)).chain(['…']).collect()
-}
-
 #[tonic::async_trait]
 impl ExecutorService for Executors {
     type SessionStream = Responses<SessionResponse>;
@@ -533,17 +536,16 @@ impl ExecutorService for Executors {
         &self,
         request: Request<v1::RegisterExecutorRequest>,
     ) -> Result<Response<v1::RegisterExecutorResponse>, Status> {
-        let by = auth::principal(&request)?.user;
-        let id = octavius_proto::executor_id("id", &request.into_inner().id).map_err(Fault::from)?;
-        let token = self.tokens.register(&id, &by).await.map_err(fault::from_store)?;
-        tracing::info!(executor = %id, by, "registered");
-        let token = token.reveal().to_owned();
-        Ok(Response::new(v1::RegisterExecutorResponse { token, controller_id: self.controller_id.clone() }))
+        Ok(Response::new(self.register(request).await?))
+    }
+
+    async fn rotate_token(&self, request: Request<v1::RotateTokenRequest>) -> Result<Response<v1::RotateTokenResponse>, Status> {
+        Ok(Response::new(self.rotate(request).await?))
     }
 
     async fn session(&self, request: Request<Streaming<SessionRequest>>) -> Result<Response<Self::SessionStream>, Status> {
         let principal = auth::principal(&request)?;
-        Ok(Response::new(self.begin(caller(&principal)?, &principal.token_id, request.into_inner()).await?))
+        Ok(Response::new(self.begin(caller(&principal)?, &principal.token_id, Box::pin(request.into_inner())).await?))
     }
 
     async fn report_execution(
@@ -559,32 +561,35 @@ impl ExecutorService for Executors {
         let executors = self.list().await.map_err(fault::from_store)?;
         Ok(Response::new(v1::ListExecutorsResponse { executors }))
     }
-}
 
-/// An image as an executor reports it; what can be none is left out. One that was cut would be another's, or nobody's.
-fn image_of(reported: String) -> String {
-    let fits = |byte: u8| byte.is_ascii_alphanumeric() || b"-._/:@+".contains(&byte);
-    if reported.len() <= IMAGE_BYTES && reported.bytes().all(fits) { reported } else { String::new() }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn an_image_is_kept_whole_or_not_at_all() {
-        let image = format!("registry.example:5000/team/refund@sha256:{}", "0".repeat(64));
-        assert_eq!(image_of(image.clone()), image);
-        for none in ["refund\u{1b}[2J", "a \"b\"", &"x".repeat(IMAGE_BYTES + 1)] {
-            assert_eq!(image_of(none.to_owned()), "");
-        }
+    async fn get_executor(&self, request: Request<v1::GetExecutorRequest>) -> Result<Response<v1::GetExecutorResponse>, Status> {
+        let executor = self.get(&request.into_inner().id).await?;
+        Ok(Response::new(v1::GetExecutorResponse { executor: Some(executor) }))
     }
 
-    #[test]
-    fn texts_are_cut_between_characters_and_hold_no_control_characters() {
-        assert_eq!(clip("a\u{1b}[31m\u{9b}b\n", 100), "a [31m b\n");
-        assert_eq!(clip("äöü", 6), "äöü");
-        assert_eq!(clip("äöüß", 7), "äö…");
-        assert_eq!(clip("äöüß", 2), "…");
+    async fn drain_executor(
+        &self,
+        request: Request<v1::DrainExecutorRequest>,
+    ) -> Result<Response<v1::DrainExecutorResponse>, Status> {
+        let (act, request) = audit::begin(request)?;
+        let executor = self.drain(&request.id, &act).await?;
+        Ok(Response::new(v1::DrainExecutorResponse { executor: Some(executor) }))
+    }
+
+    async fn resume_executor(
+        &self,
+        request: Request<v1::ResumeExecutorRequest>,
+    ) -> Result<Response<v1::ResumeExecutorResponse>, Status> {
+        let (act, request) = audit::begin(request)?;
+        let executor = self.resume(&request.id, &act).await?;
+        Ok(Response::new(v1::ResumeExecutorResponse { executor: Some(executor) }))
+    }
+
+    async fn revoke_executor(
+        &self,
+        request: Request<v1::RevokeExecutorRequest>,
+    ) -> Result<Response<v1::RevokeExecutorResponse>, Status> {
+        let (act, request) = audit::begin(request)?;
+        Ok(Response::new(self.revoke(&request, &act).await?))
     }
 }

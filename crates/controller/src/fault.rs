@@ -50,6 +50,7 @@ pub(crate) fn from_engine(error: EngineError) -> Fault {
         EngineError::NotFound(id) => {
             Fault::new(Code::NotFound, reason::EXECUTION_NOT_FOUND, format!("no execution {id}")).with("id", id)
         }
+        EngineError::Sealed(id, error) => error.told(id),
         EngineError::Refused(refusal @ Refusal::NotAnOutcome(_)) => invalid(refusal.to_string()),
         EngineError::Refused(refusal) => Fault::new(Code::FailedPrecondition, "REFUSED", refusal.to_string()),
         EngineError::Contended(id) | EngineError::Forestalled(id) => {

@@ -1,20 +1,24 @@
 //! The executors that this controller sees: their sessions here, their presence anywhere, and what each of them holds. All of it in memory,
 //! fed by watches of the store and by the sessions themselves.
 
+mod facts;
 mod feeds;
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::HashMap;
 use std::sync::{Mutex, MutexGuard};
 use std::time::Instant;
 
 use bytes::Bytes;
-use octavius_core::{Digest, ExecutionId, ExecutorId, Labels, label};
+use octavius_core::{Digest, ExecutionId, ExecutorId, Labels, Timestamp};
 use octavius_proto::v1::{SessionResponse, Stop, StopCause, Welcome, session_response::Say};
-use octavius_store::record::OwnRecord;
-use octavius_store::{Entry, Revision, codec, key};
+use octavius_store::record::{DrainRecord, OwnRecord};
+use octavius_store::{Entry, Revision, Txn, codec, key};
 use tokio::sync::{Notify, mpsc};
 use tokio_util::sync::CancellationToken;
 use tonic::Status;
+
+use crate::clock::Clock;
+use crate::queue::{Queue, SharedQueue};
 
 pub(crate) use feeds::{Holdings, Presences, Registrations};
 
@@ -45,6 +49,8 @@ struct Session {
     stage: Stage,
     /// The executor says that it has no room, whatever is counted here: it still runs what was given up as lost, or its disk is full.
     full: bool,
+    /// Its record says that it drains, or it has none that is known here.
+    closed: bool,
     /// Ends the session's own task.
     end: CancellationToken,
 }
@@ -52,7 +58,7 @@ struct Session {
 impl Session {
     /// Whether it may be given work.
     fn listens(&self) -> bool {
-        self.stage == Stage::Open && !self.full && !self.voice.is_closed() && !self.end.is_cancelled()
+        self.stage == Stage::Open && !self.full && !self.closed && !self.voice.is_closed() && !self.end.is_cancelled()
     }
 
     /// Tells the executor something; false where it cannot be told any more.
@@ -88,6 +94,10 @@ struct Registered {
     /// Labels and capacity of its newest session, with whichever controller. Capacity 0: it never had one.
     labels: Labels,
     capacity: usize,
+    /// Who has it drain, if it does.
+    draining: Option<DrainRecord>,
+    /// The revision that wrote the record so.
+    modified: Revision,
 }
 
 #[derive(Debug, Default)]
@@ -100,6 +110,9 @@ struct State {
     holdings: HashMap<ExecutorId, HashMap<ExecutionId, Holding>>,
     /// Claims, by their nonces, that the watch has not shown yet: they take a slot too. With the revision of those that were made.
     claiming: HashMap<ExecutorId, HashMap<u64, Option<Revision>>>,
+    /// Since when executors have had no free slot, as this controller has seen it.
+    full_since: HashMap<ExecutorId, Timestamp>,
+    clock: Clock,
     /// The revision of the newest listing of what is held.
     listed: Revision,
     sessions_so_far: u64,
@@ -108,29 +121,37 @@ struct State {
 /// The fleet.
 #[derive(Debug, Default)]
 pub(crate) struct Fleet {
+    clock: Clock,
+    queue: SharedQueue,
     state: Mutex<State>,
     /// Rung when an executor may have become free.
     pub(crate) changed: Notify,
 }
 
-/// Why an execution waits, as far as one executor is concerned.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) enum Unfit {
-    /// It lacks a label.
-    Label {
-        /// The label asked for.
-        wanted: (String, String),
-        /// What it has instead.
-        has: Option<String>,
-    },
-    /// All its slots are taken.
-    Full {
-        /// How many it has.
-        capacity: usize,
-    },
-}
-
 impl Fleet {
+    /// A fleet whose free slots are told to `queue`.
+    pub(crate) fn new(clock: Clock, queue: SharedQueue) -> Self {
+        let state = State { clock: clock.clone(), ..State::default() };
+        Self { clock, queue, state: Mutex::new(state), ..Self::default() }
+    }
+
+    /// What waits, and who is free.
+    pub(crate) fn queue(&self) -> MutexGuard<'_, Queue> {
+        self.queue.lock()
+    }
+
+    /// Tells the queue how many slots an executor has free now, and notes since when it has none. Comes after each change of what that hangs
+    /// on, under the same lock.
+    fn offer(&self, state: &mut State, executor: &ExecutorId) {
+        state.note_room(executor);
+        match state.sessions.get(executor).filter(|session| session.listens()) {
+            Some(Session { labels, capacity, .. }) => {
+                self.queue().dispatch().offer(executor, labels, *capacity, capacity.saturating_sub(state.taken(executor)));
+            }
+            None => self.queue().dispatch().withdraw(executor),
+        }
+    }
+
     fn lock(&self) -> MutexGuard<'_, State> {
         // A panic while it was held leaves plain maps behind, which the next listing puts right.
         self.state.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
@@ -149,7 +170,7 @@ impl Fleet {
     ) -> Option<(u64, CancellationToken)> {
         let mut state = self.lock();
         if let Some(old) = state.sessions.get(executor) {
-            let alive = old.last_heard.elapsed() < alive_within && !old.voice.is_closed();
+            let alive = self.clock.since(old.last_heard) < alive_within && !old.voice.is_closed();
             if alive && old.instance != instance {
                 return None;
             }
@@ -164,13 +185,15 @@ impl Fleet {
             labels,
             capacity,
             voice,
-            last_heard: Instant::now(),
+            last_heard: self.clock.instant(),
             stage: Stage::New,
             full: false,
+            closed: !state.takes_work(executor),
             end: end.clone(),
         };
         state.sessions.insert(executor.clone(), session);
         state.absent_since.remove(executor);
+        self.offer(&mut state, executor);
         Some((number, end))
     }
 
@@ -184,9 +207,12 @@ impl Fleet {
 
     /// From here on a session is given work.
     pub(crate) fn open(&self, executor: &ExecutorId, number: u64) {
-        if let Some(session) = self.lock().sessions.get_mut(executor).filter(|session| session.number == number) {
+        let mut state = self.lock();
+        if let Some(session) = state.sessions.get_mut(executor).filter(|session| session.number == number) {
             session.stage = Stage::Open;
         }
+        self.offer(&mut state, executor);
+        drop(state);
         self.changed.notify_one();
     }
 
@@ -206,6 +232,7 @@ impl Fleet {
         let current = state.sessions.get(executor).is_some_and(|session| session.number == number);
         if current {
             state.sessions.remove(executor);
+            self.offer(&mut state, executor);
         }
         current
     }
@@ -214,40 +241,33 @@ impl Fleet {
     pub(crate) fn heard(&self, executor: &ExecutorId, free: u32) {
         let mut state = self.lock();
         let Some(session) = state.sessions.get_mut(executor) else { return };
-        session.last_heard = Instant::now();
-        let has_room_again = session.full && free > 0;
-        session.full = free == 0;
-        drop(state);
-        if has_room_again {
+        session.last_heard = self.clock.instant();
+        let is_full = free == 0;
+        if std::mem::replace(&mut session.full, is_full) != is_full {
+            self.offer(&mut state, executor);
+            drop(state);
             self.changed.notify_one();
         }
     }
 
     /// Notes that an executor gave something back: it is given nothing more until it says that it has room.
     pub(crate) fn declined(&self, executor: &ExecutorId) {
-        if let Some(session) = self.lock().sessions.get_mut(executor) {
+        let mut state = self.lock();
+        if let Some(session) = state.sessions.get_mut(executor) {
             session.full = true;
         }
+        self.offer(&mut state, executor);
     }
 
-    /// The executor with the largest share of free slots among those that `selector` fits.
-    pub(crate) fn choose(&self, selector: &Labels) -> Option<ExecutorId> {
-        let state = self.lock();
-        state
-            .sessions
-            .iter()
-            .filter(|(_, session)| session.listens() && label::matches(selector, &session.labels))
-            .filter_map(|(id, session)| {
-                let free = session.capacity.saturating_sub(state.taken(id));
-                (free > 0).then(|| (free as f64 / session.capacity as f64, id))
-            })
-            .max_by(|(a, x), (b, y)| a.total_cmp(b).then_with(|| y.cmp(x)))
-            .map(|(_, id)| id.clone())
-    }
-
-    /// Takes a slot for a claim that is under way.
-    pub(crate) fn claiming(&self, executor: &ExecutorId, nonce: u64) {
-        self.lock().claiming.entry(executor.clone()).or_default().insert(nonce, None);
+    /// Takes a slot for a claim that is under way; false where the executor can't be told of it any more.
+    pub(crate) fn claiming(&self, executor: &ExecutorId, nonce: u64) -> bool {
+        let mut state = self.lock();
+        let listens = state.sessions.get(executor).is_some_and(Session::listens);
+        if listens {
+            state.claiming.entry(executor.clone()).or_default().insert(nonce, None);
+        }
+        self.offer(&mut state, executor);
+        listens
     }
 
     /// The claim was made at `revision`: the slot is the holding's, once the watch or a listing has shown it.
@@ -257,6 +277,7 @@ impl Fleet {
         let Some(claims) = state.claiming.get_mut(executor) else { return };
         if shown {
             claims.remove(&nonce);
+            self.offer(&mut state, executor);
             drop(state);
             self.changed.notify_one();
         } else if let Some(claim) = claims.get_mut(&nonce) {
@@ -270,6 +291,7 @@ impl Fleet {
         if let Some(claims) = state.claiming.get_mut(executor) {
             claims.remove(&nonce);
         }
+        self.offer(&mut state, executor);
         drop(state);
         self.changed.notify_one();
     }
@@ -285,7 +307,9 @@ impl Fleet {
         let of = |(executor, held): (&ExecutorId, &HashMap<ExecutionId, Holding>)| {
             held.iter().map(|(id, holding)| (executor.clone(), *id, holding.clone())).collect::<Vec<_>>()
         };
-        state.holdings.iter().flat_map(of).collect()
+        let mut all: Vec<_> = state.holdings.iter().flat_map(of).collect();
+        all.sort_unstable_by_key(|(_, id, _)| *id);
+        all
     }
 
     /// What one executor holds.
@@ -294,6 +318,14 @@ impl Fleet {
         let mut ids: Vec<_> = state.holdings.get(executor).map(|held| held.keys().copied().collect()).unwrap_or_default();
         ids.sort_unstable();
         ids
+    }
+
+    /// Asks, in `txn`, that an executor's record is still as it was when it was judged to take work. `None` where it takes none: it drains,
+    /// or its record is not known here.
+    pub(crate) fn still_takes_work(&self, executor: &ExecutorId, txn: Txn) -> Option<Txn> {
+        let state = self.lock();
+        let known = state.registered.get(executor).filter(|known| known.draining.is_none())?;
+        Some(txn.when(key::executor(executor), known.modified))
     }
 
     /// Whether an executor has a session with this controller.
@@ -313,32 +345,13 @@ impl Fleet {
             state.absent_since.remove(executor);
             return None;
         }
-        Some(state.absent_since.entry(executor.clone()).or_insert_with(Instant::now).elapsed())
+        let since = *state.absent_since.entry(executor.clone()).or_insert_with(|| self.clock.instant());
+        Some(self.clock.since(since))
     }
 
     /// Whether the store's record, as it was last seen, says that this is the executor's token.
     pub(crate) fn has_token(&self, executor: &ExecutorId, token: Digest) -> bool {
         self.lock().registered.get(executor).is_some_and(|known| known.token == token)
-    }
-
-    /// Why each executor that is there, with whichever controller, does not take what asks for `selector`; those that could are left out.
-    pub(crate) fn unfit(&self, selector: &Labels) -> BTreeMap<ExecutorId, Unfit> {
-        let state = self.lock();
-        let reason = |id: &ExecutorId, labels: &Labels, capacity: usize, full: bool| {
-            if let Some((key, value)) = selector.iter().find(|(key, value)| labels.get(*key) != Some(value)) {
-                return Some(Unfit::Label { wanted: (key.clone(), value.clone()), has: labels.get(key).cloned() });
-            }
-            (full || state.taken(id) >= capacity).then_some(Unfit::Full { capacity })
-        };
-        let here = state
-            .sessions
-            .iter()
-            .filter_map(|(id, session)| Some((id.clone(), reason(id, &session.labels, session.capacity, session.full)?)));
-        let elsewhere = state.present.keys().filter(|id| !state.sessions.contains_key(*id)).filter_map(|id| {
-            let known = state.registered.get(id).filter(|known| known.capacity > 0)?;
-            Some((id.clone(), reason(id, &known.labels, known.capacity, false)?))
-        });
-        here.chain(elsewhere).collect()
     }
 
     /// How many executors are there, with whichever controller.
@@ -348,7 +361,11 @@ impl Fleet {
     }
 
     fn hold(&self, entry: &Entry) {
-        self.lock().hold(entry);
+        let mut state = self.lock();
+        state.hold(entry, self.clock.instant());
+        if let Some(executor) = key::owner_of(&entry.key) {
+            self.offer(&mut state, &executor);
+        }
     }
 
     /// Takes in a listing of everything that is held. What was known already is known for as long as before.
@@ -356,11 +373,13 @@ impl Fleet {
         let mut state = self.lock();
         let before = std::mem::take(&mut state.holdings);
         state.listed = revision;
+        let full_since = std::mem::take(&mut state.full_since);
         for claims in state.claiming.values_mut() {
             // A claim that was made before the listing is in it, or is over already.
             claims.retain(|_, made| made.is_none_or(|made| made > revision));
         }
-        entries.iter().for_each(|entry| state.hold(entry));
+        let now = self.clock.instant();
+        entries.iter().for_each(|entry| state.hold(entry, now));
         for (executor, known) in before {
             let Some(held) = state.holdings.get_mut(&executor) else { continue };
             for (id, old) in known {
@@ -368,6 +387,12 @@ impl Fleet {
                     new.since = old.since;
                 }
             }
+        }
+        // While it was taken in, all seemed to have room.
+        state.full_since = full_since;
+        state.note_room_of_all();
+        for executor in state.sessions.keys().cloned().collect::<Vec<_>>() {
+            self.offer(&mut state, &executor);
         }
         drop(state);
         self.changed.notify_one();
@@ -379,17 +404,30 @@ impl Fleet {
         if let Some(held) = state.holdings.get_mut(&executor) {
             held.remove(&id);
         }
+        self.offer(&mut state, &executor);
         drop(state);
         self.changed.notify_one();
     }
 }
 
 impl State {
+    /// Whether an executor may be given work, as far as its record says.
+    fn takes_work(&self, executor: &ExecutorId) -> bool {
+        self.registered.get(executor).is_some_and(|known| known.draining.is_none())
+    }
+
+    /// Has an executor's session follow its record; whether that changes whether it may be given work.
+    fn follow_record(&mut self, executor: &ExecutorId) -> bool {
+        let closed = !self.takes_work(executor);
+        let Some(session) = self.sessions.get_mut(executor) else { return false };
+        std::mem::replace(&mut session.closed, closed) != closed
+    }
+
     fn is_present(&self, executor: &ExecutorId) -> bool {
         self.sessions.contains_key(executor) || self.present.contains_key(executor)
     }
 
-    fn hold(&mut self, entry: &Entry) {
+    fn hold(&mut self, entry: &Entry, now: Instant) {
         let Some((executor, id, record)) = held(entry) else { return };
         if let Some(claims) = self.claiming.get_mut(&executor) {
             claims.remove(&record.fence.nonce);
@@ -404,7 +442,8 @@ impl State {
                 cause: StopCause::Cancelled.into(),
             }));
         }
-        self.holdings.entry(executor).or_default().insert(id, Holding { record, since: Instant::now() });
+        self.holdings.entry(executor.clone()).or_default().insert(id, Holding { record, since: now });
+        self.note_room(&executor);
     }
 
     fn taken(&self, executor: &ExecutorId) -> usize {
@@ -429,118 +468,4 @@ fn held(entry: &Entry) -> Option<(ExecutorId, ExecutionId, OwnRecord)> {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use std::time::Duration;
-
-    fn begin(fleet: &Fleet, id: &str, instance: u64, labels: &[(&str, &str)], capacity: usize) -> Option<u64> {
-        let (voice, ears) = mpsc::channel(8);
-        std::mem::forget(ears); // the session stays open for the length of the test
-        let labels = labels.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())).collect();
-        let id = id.parse().unwrap();
-        let (number, _) = fleet.begin(&id, instance, labels, capacity, voice, Duration::from_secs(9))?;
-        assert_eq!(fleet.choose(&[("never".to_owned(), "open".to_owned())].into()), None);
-        fleet.open(&id, number);
-        Some(number)
-    }
-
-    fn own(id: u128, nonce: u64, started: bool, modified: Revision) -> Entry {
-        let record = OwnRecord {
-            fence: octavius_core::execution::Fence { attempt: 1, nonce },
-            started,
-            cancel: false,
-            timeout: std::time::Duration::from_secs(60),
-        };
-        let key = key::owned(&"e".parse().unwrap(), ExecutionId::from_bits(id));
-        Entry { key, value: codec::encode(&record), created: modified, modified }
-    }
-
-    #[test]
-    fn work_goes_to_the_least_loaded_executor_that_fits() {
-        let fleet = Fleet::default();
-        begin(&fleet, "big", 1, &[], 4).unwrap();
-        begin(&fleet, "small", 2, &[("vpc", "web")], 1).unwrap();
-        let web: Labels = [("vpc".to_owned(), "web".to_owned())].into();
-        assert_eq!(fleet.choose(&web).unwrap().as_str(), "small");
-        fleet.claiming(&"small".parse().unwrap(), 1);
-        assert_eq!(fleet.choose(&web), None);
-        assert_eq!(fleet.choose(&Labels::new()).unwrap().as_str(), "big");
-        assert_eq!(fleet.unfit(&web).len(), 2);
-        fleet.unclaimed(&"small".parse().unwrap(), 1);
-        assert_eq!(fleet.choose(&web).unwrap().as_str(), "small");
-    }
-
-    #[test]
-    fn a_second_daemon_with_the_same_id_is_refused_and_the_same_one_may_come_back() {
-        let fleet = Fleet::default();
-        let first = begin(&fleet, "e", 1, &[], 1).unwrap();
-        assert_eq!(begin(&fleet, "e", 2, &[], 1), None);
-        let again = begin(&fleet, "e", 1, &[], 1).unwrap();
-        assert!(!fleet.end(&"e".parse().unwrap(), first), "the old session's end does not end the new one");
-        assert!(fleet.end(&"e".parse().unwrap(), again));
-        assert!(begin(&fleet, "e", 2, &[], 1).is_some());
-    }
-
-    /// A slot that is counted twice idles; one that is not counted runs two jobs where one has room; one that is never given back is
-    /// lost until the controller restarts.
-    #[test]
-    fn a_slot_is_taken_from_the_claim_to_the_release_whatever_the_watch_shows_when() {
-        let fleet = Fleet::default();
-        let e: ExecutorId = "e".parse().unwrap();
-        begin(&fleet, "e", 1, &[], 1).unwrap();
-        let free = || fleet.choose(&Labels::new()).is_some();
-
-        // The watch shows the claim before the claim's own answer is known.
-        fleet.claiming(&e, 1);
-        fleet.hold(&own(1, 1, false, 5));
-        fleet.claimed(&e, 1, 5);
-        assert!(!free());
-        fleet.release(&own(1, 1, false, 5).key);
-        assert!(free());
-
-        // An earlier claim's release is shown while the next claim of the same execution is under way.
-        fleet.claiming(&e, 2);
-        fleet.release(&own(1, 1, false, 5).key);
-        assert!(!free(), "the slot is the new claim's");
-
-        // The watch breaks; claim and release both lie before the next listing, which shows neither.
-        fleet.claimed(&e, 2, 7);
-        assert!(!free());
-        fleet.reset(&[], 9);
-        assert!(free(), "a slot leaked");
-
-        // The same, but the claim's answer comes after the listing.
-        fleet.claiming(&e, 3);
-        fleet.reset(&[], 12);
-        assert!(!free(), "the claim is still under way");
-        fleet.claimed(&e, 3, 11);
-        assert!(free(), "a slot leaked");
-    }
-
-    /// Otherwise a busy store, whose watches often fall behind, would never give a dead claim back.
-    #[test]
-    fn listing_again_does_not_make_a_claim_younger() {
-        let fleet = Fleet::default();
-        fleet.reset(&[own(1, 1, false, 5)], 5);
-        let since = fleet.holdings()[0].2.since;
-        fleet.reset(&[own(1, 1, false, 5)], 6);
-        assert_eq!(fleet.holdings()[0].2.since, since);
-        fleet.reset(&[own(1, 1, true, 7)], 7);
-        assert!(fleet.holdings()[0].2.since > since);
-    }
-
-    #[test]
-    fn a_session_that_does_not_listen_ends_instead_of_growing() {
-        let fleet = Fleet::default();
-        let e: ExecutorId = "e".parse().unwrap();
-        let (voice, _ears) = mpsc::channel(2);
-        let (number, end) = fleet.begin(&e, 1, Labels::new(), 1, voice, Duration::from_secs(9)).unwrap();
-        let pong = || Say::Pong(octavius_proto::v1::Pong {});
-        assert!(!fleet.tell(&e, pong()), "the first word is a welcome");
-        fleet.greet(&e, number, Welcome::default());
-        assert!(fleet.tell(&e, pong()));
-        assert!(!end.is_cancelled());
-        assert!(!fleet.tell(&e, pong()));
-        assert!(end.is_cancelled());
-    }
-}
+mod tests;

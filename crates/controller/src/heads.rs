@@ -4,12 +4,12 @@
 use std::collections::{HashMap, VecDeque};
 use std::sync::{Mutex, MutexGuard};
 
-use bytes::Bytes;
 use octavius_core::ExecutionId;
 use octavius_store::Revision;
+use octavius_store::piece::Piece;
 use octavius_store::record::LogHead;
 
-/// Logs whose ends are remembered: with the last segment, which is copied only where it is short, less than 9 KiB each.
+/// Logs whose ends are remembered: with the last segment, which is copied only where it is short, less than 3 KiB each.
 const KEPT: usize = 512;
 
 /// The end of a log.
@@ -19,13 +19,13 @@ pub(crate) struct End {
     pub(crate) modified: Revision,
     pub(crate) head: LogHead,
     /// The bytes of the last segment, where it is short enough to be written again with what follows.
-    pub(crate) last: Bytes,
+    pub(crate) last: Piece,
 }
 
 impl End {
     /// The end of a log that has not begun.
     pub(crate) fn beginning() -> Self {
-        Self { modified: 0, head: LogHead { next_offset: 0, kept: 0, crc32c: 0, last_segment: 0 }, last: Bytes::new() }
+        Self { modified: 0, head: LogHead::default(), last: Piece::default() }
     }
 }
 
@@ -65,6 +65,13 @@ impl Heads {
                 ends.by_log.remove(&oldest);
             }
         }
+    }
+
+    /// Forgets the logs of an execution that has ended.
+    pub(crate) fn forget(&self, id: ExecutionId) {
+        let mut ends = self.lock();
+        ends.by_log.retain(|(known, _), _| *known != id);
+        ends.order.retain(|(known, _)| *known != id);
     }
 
     /// Forgets one that turned out to be old.

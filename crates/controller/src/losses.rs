@@ -7,6 +7,8 @@ use std::time::{Duration, Instant};
 
 use octavius_core::{HumanDuration, Timing};
 
+use crate::clock::Clock;
+
 /// With fewer executors than this, half of them is no crowd.
 const CROWD: usize = 5;
 
@@ -80,15 +82,18 @@ impl Losses {
 
 /// A judge that everyone can speak to.
 #[derive(Debug)]
-pub(crate) struct Judge(Mutex<Losses>);
+pub(crate) struct Judge {
+    clock: Clock,
+    losses: Mutex<Losses>,
+}
 
 impl Judge {
-    pub(crate) fn new(timing: &Timing) -> Self {
-        Self(Mutex::new(Losses::new(timing)))
+    pub(crate) fn new(timing: &Timing, clock: Clock) -> Self {
+        Self { clock, losses: Mutex::new(Losses::new(timing)) }
     }
 
     fn lock(&self) -> MutexGuard<'_, Losses> {
-        self.0.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+        self.losses.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
     }
 
     /// The store did not answer, or a watch of it broke.
@@ -98,15 +103,20 @@ impl Judge {
         }
     }
 
+    /// Whether the store did not answer when it was last asked for what others are told by.
+    pub(crate) fn is_store_away(&self) -> bool {
+        self.lock().away
+    }
+
     /// The store answers.
     pub(crate) fn store_answered(&self) {
-        self.lock().store_answered(Instant::now());
+        self.lock().store_answered(self.clock.instant());
     }
 
     /// Whether executors that have been away for long enough are to be given up, now that `present` are there.
     pub(crate) fn may_lose(&self, present: usize) -> bool {
         let mut losses = self.lock();
-        let now = Instant::now();
+        let now = self.clock.instant();
         if let Some(before) = losses.observe(now, present) {
             let pause = HumanDuration::new(losses.exodus_pause);
             tracing::warn!(before, present, "over half of the executors vanished at once; none is given up as lost for {pause}");

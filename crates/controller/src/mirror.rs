@@ -21,6 +21,10 @@ pub(crate) trait Listener: Send + 'static {
     fn reset(&mut self, entries: Vec<Entry>, revision: Revision);
     /// This has changed, at `revision`.
     fn change(&mut self, event: Event, revision: Revision);
+    /// One transaction has changed all of this, at `revision`. Whoever must not be seen between two of them, takes them at once.
+    fn changes(&mut self, events: Vec<Event>, revision: Revision) {
+        events.into_iter().for_each(|event| self.change(event, revision));
+    }
 }
 
 /// All entries under `prefix`, and the revision that they are of.
@@ -70,6 +74,7 @@ impl Mirrors {
             }
         };
         tokio::select! {
+            biased;
             () = follow => {}
             () = self.shutdown.cancelled() => {}
         }
@@ -82,9 +87,7 @@ impl Mirrors {
         self.judge.store_answered();
         loop {
             let batch = watch.next().await?;
-            for event in batch.events {
-                listener.change(event, batch.revision);
-            }
+            listener.changes(batch.events, batch.revision);
         }
     }
 }

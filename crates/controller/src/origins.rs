@@ -66,7 +66,7 @@ impl Origins {
                 found
             }
             Err(error) => {
-                tracing::debug!(id = %execution.id, %error, "handed out without where it comes from");
+                tracing::debug!(execution = %execution.id, %error, "handed out without where it comes from");
                 None
             }
         }
@@ -147,6 +147,7 @@ mod tests {
                 user: "ann".into(),
                 at: Timestamp::UNIX_EPOCH,
                 timeout: None,
+                slot: None,
             };
             Execution::submit(&job, catalog.clone(), revision, submission, &Timing::default())
         };

@@ -1,66 +1,36 @@
-//! What waits, in memory: fed by the store's watch and by submissions as they are made, in the order in which it will be handed out. No
-//! work here grows with the number of executions that wait, but for the one look at each when controllers come and go.
+//! What waits, in memory: fed by the store's watch and by submissions as they are made. Who goes next is [`Dispatch`]'s to say; here it is kept
+//! what is known of the store: what has been shown, what is being claimed, what may not go yet. No work here grows with the number of
+//! executions that wait, but for the one look at each when controllers come and go.
 
 use std::collections::{BTreeSet, HashMap, HashSet};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
 
-use octavius_core::{Execution, ExecutionId, Labels, Timestamp};
+use octavius_core::dispatch::{Decision, Dispatch, Hold, Item, LineId, LineName, Strategy};
+use octavius_core::{Execution, ExecutionId, ExecutorId, Timestamp};
 use octavius_store::record::QueueRecord;
 use octavius_store::{Entry, Key, Revision, codec, key};
 
+use crate::clock::Clock;
 use crate::engine;
 use crate::slices::Slices;
 
-/// By how many revisions the first of another controller's slice must have come before the first of our own to go first all the same.
-/// Where both controllers hand out, their lines move on alike and they hardly ever meet; where one cannot, its slice is not left behind
-/// for long. An execution makes about ten revisions in its life.
-const LEAD: Revision = 1000;
-
-/// A place in line: higher priorities first, then in order of arrival.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-struct Place {
-    /// 0 is the highest.
-    rank: u8,
-    arrived: Revision,
-    id: ExecutionId,
+/// Where an execution is that waits. There may be very many of these: they are kept small.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum At {
+    /// In line.
+    Line(LineId),
+    /// In [`Queue::later`].
+    Later,
+    /// Nowhere: it cannot be handed out.
+    Aside,
 }
 
-/// Executions that wait for the same kind of executor.
-#[derive(Debug)]
-struct Pool {
-    /// What their executor must have.
-    selector: Labels,
-    /// Those of our own slice.
-    own: BTreeSet<Place>,
-    /// Those of other controllers' slices.
-    foreign: BTreeSet<Place>,
-}
-
-impl Pool {
-    fn first(&self) -> Option<&Place> {
-        match (self.own.first(), self.foreign.first()) {
-            (Some(own), Some(foreign)) => {
-                let waits_longer = foreign.rank == own.rank && foreign.arrived.saturating_add(LEAD) < own.arrived;
-                Some(if foreign.rank < own.rank || waits_longer { foreign } else { own })
-            }
-            (own, foreign) => own.or(foreign),
-        }
-    }
-
-    fn line(&mut self, own: bool) -> &mut BTreeSet<Place> {
-        if own { &mut self.own } else { &mut self.foreign }
-    }
-
-    fn is_empty(&self) -> bool {
-        self.own.is_empty() && self.foreign.is_empty()
-    }
-}
-
-/// Where an execution waits. There may be very many of these: they are kept small.
 #[derive(Debug, Clone)]
 struct Spot {
-    pool: Arc<str>,
-    place: Place,
+    at: At,
+    arrived: Revision,
+    limit: u32,
     expires_at: Timestamp,
 }
 
@@ -68,8 +38,12 @@ struct Spot {
 #[derive(Debug, Clone)]
 pub(crate) struct Waiting {
     pub(crate) id: ExecutionId,
-    spot: Spot,
-    selector: Labels,
+    /// The slot of its job that it is to take.
+    pub(crate) slot: Option<u32>,
+    arrived: Revision,
+    limit: u32,
+    expires_at: Timestamp,
+    line: LineName,
 }
 
 /// An execution that has waited too long.
@@ -79,136 +53,244 @@ pub(crate) struct Expired {
     arrived: Revision,
 }
 
+/// Where an execution stands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Standing {
+    /// How many of its job, with the same priority and labels, are before it; counted up to 1,000.
+    pub(crate) ahead: usize,
+    /// What holds its line up; none where it is in no line.
+    pub(crate) hold: Option<Hold>,
+    /// How long it still waits before its next attempt.
+    pub(crate) pause: Option<Duration>,
+}
+
+/// The queue, shared by who feeds it, who takes from it, and who knows the executors. Locked after the fleet, never before.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct SharedQueue(Arc<Mutex<Queue>>);
+
+impl SharedQueue {
+    /// Slots of jobs are looked for from `first_slot` on: controllers that begin elsewhere hardly ever reach for the same one.
+    pub(crate) fn new(strategy: Strategy, first_slot: u32, clock: Clock) -> Self {
+        let queue = Queue { dispatch: Dispatch::new(strategy, first_slot), clock, ..Queue::default() };
+        Self(Arc::new(Mutex::new(queue)))
+    }
+
+    pub(crate) fn lock(&self) -> MutexGuard<'_, Queue> {
+        // A panic while it was held leaves plain maps behind, which the next listing puts right.
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
 /// Everything that waits.
 #[derive(Debug, Default)]
 pub(crate) struct Queue {
     slices: Slices,
-    pools: HashMap<Arc<str>, Pool>,
+    dispatch: Dispatch,
     spots: HashMap<ExecutionId, Spot>,
     expiries: BTreeSet<(Timestamp, ExecutionId)>,
+    /// Those that wait for their next attempt, and from when on they may go.
+    later: BTreeSet<(Instant, ExecutionId)>,
+    pauses: HashMap<ExecutionId, (Instant, LineName)>,
     /// Those that were taken out to be claimed, and when they had arrived: until the watch has shown that they are gone, what it shows of
     /// them is old.
     taken: HashMap<ExecutionId, Revision>,
     /// Up to here the watch has shown everything.
     shown: Revision,
+    clock: Clock,
 }
 
 impl Queue {
+    /// Executors, slots and pauses, which decide with it.
+    pub(crate) fn dispatch(&mut self) -> &mut Dispatch {
+        &mut self.dispatch
+    }
+
     /// Takes in what the store says waits, and up to which revision it has said so. A record that cannot be read is left where it is and
     /// told.
     pub(crate) fn insert(&mut self, entry: &Entry, shown: Revision) {
         self.shown = self.shown.max(shown);
-        let Some((pool, place)) = place_of(&entry.key, entry.created) else {
+        self.take_in(entry, |_| None);
+    }
+
+    /// `since` says of an execution since when its pause is counted, where that is not now.
+    fn take_in(&mut self, entry: &Entry, since: impl Fn(ExecutionId) -> Option<Instant>) {
+        let Some((pool, rank, id)) = place_of(&entry.key) else {
             tracing::error!(key = %entry.key, "not a place in the queue");
             return;
         };
         // Most of what comes was submitted here, or is being claimed here already: its record says nothing new.
-        let is_known = self.spots.get(&place.id).is_some_and(|known| known.place == place)
-            || self.taken.get(&place.id).is_some_and(|arrived| *arrived >= place.arrived);
+        let arrived = entry.created;
+        let is_known = self.spots.get(&id).is_some_and(|known| known.arrived == arrived)
+            || self.taken.get(&id).is_some_and(|taken| *taken >= arrived);
         if is_known {
             return;
         }
         match codec::decode::<QueueRecord>(entry) {
-            Ok(QueueRecord { selector, expires_at }) => self.arrive(pool, place, expires_at, &selector),
+            Ok(record) => self.arrive(pool, rank, Item { id, arrived, limit: record.limit }, &record, since(id)),
             Err(error) => tracing::error!(%error, "a place in the queue cannot be read"),
         }
     }
 
     /// Takes in what this controller has just submitted, written at `revision`, without waiting for the watch. Where the watch has come
     /// further already, it has shown this and perhaps the end of it.
-    pub(crate) fn submitted(&mut self, execution: &Execution, revision: Revision) {
+    pub(crate) fn submitted(&mut self, execution: &Execution, record: &QueueRecord, revision: Revision) {
+        let at = engine::queue_key(execution);
         if revision > self.shown
-            && let Some((pool, place)) = place_of(&engine::queue_key(execution), revision)
+            && let Some((pool, rank, id)) = place_of(&at)
         {
-            self.arrive(pool, place, execution.waits_until(), &execution.selector);
+            self.arrive(pool, rank, Item { id, arrived: revision, limit: record.limit }, record, None);
         }
     }
 
-    fn arrive(&mut self, pool: &str, place: Place, expires_at: Timestamp, selector: &Labels) {
-        match self.taken.get(&place.id) {
-            Some(arrived) if *arrived >= place.arrived => return, // being claimed; it does not wait twice
-            Some(_) => drop(self.taken.remove(&place.id)),
+    fn arrive(&mut self, pool: &str, rank: u8, item: Item, record: &QueueRecord, since: Option<Instant>) {
+        let Item { id, arrived, limit } = item;
+        match self.taken.get(&id) {
+            Some(taken) if *taken >= arrived => return, // being claimed; it does not wait twice
+            Some(_) => drop(self.taken.remove(&id)),
             None => {}
         }
-        let pool = self.pools.get_key_value(pool).map_or_else(|| pool.into(), |(name, _)| Arc::clone(name));
-        self.put(place.id, Spot { pool, place, expires_at }, selector);
+        self.take_out(id, false);
+        let job = record.job.folded();
+        let is_paused = !record.delay.is_zero();
+        let due = is_paused.then(|| since.unwrap_or_else(|| self.clock.instant() + record.delay));
+        let at = match due {
+            Some(due) => {
+                self.later.insert((due, id));
+                let selector = Arc::new(record.selector.clone());
+                self.pauses.insert(id, (due, LineName { pool: pool.into(), selector, job: job.into(), rank }));
+                At::Later
+            }
+            None => At::Line(self.dispatch.arrive(pool, &record.selector, &job, rank, item, self.slices.is_own(id))),
+        };
+        self.note(id, Spot { at, arrived, limit, expires_at: record.expires_at });
     }
 
-    fn put(&mut self, id: ExecutionId, spot: Spot, selector: &Labels) {
-        self.take_out(id);
-        let own = self.slices.is_own(id);
+    fn note(&mut self, id: ExecutionId, spot: Spot) {
         self.expiries.insert((spot.expires_at, id));
-        let pool = self.pools.entry(Arc::clone(&spot.pool)).or_insert_with(|| Pool {
-            selector: selector.clone(),
-            own: BTreeSet::new(),
-            foreign: BTreeSet::new(),
-        });
-        pool.line(own).insert(spot.place);
         self.spots.insert(id, spot);
+    }
+
+    fn line_up(&mut self, line: &LineName, item: Item) -> At {
+        let own = self.slices.is_own(item.id);
+        At::Line(self.dispatch.arrive(&line.pool, &line.selector, &line.job, line.rank, item, own))
+    }
+
+    /// Lets go those whose pause is over. Returns in how long the next one's is.
+    pub(crate) fn promote(&mut self) -> Option<Duration> {
+        let now = self.clock.instant();
+        while let Some((due, id)) = self.later.first().copied() {
+            if due > now {
+                return Some(due - now);
+            }
+            self.later.pop_first();
+            let Some((_, line)) = self.pauses.remove(&id) else { continue };
+            let Some(item) = self.spots.get(&id).map(|spot| Item { id, arrived: spot.arrived, limit: spot.limit }) else {
+                continue;
+            };
+            let at = self.line_up(&line, item);
+            if let Some(spot) = self.spots.get_mut(&id) {
+                spot.at = at;
+            }
+        }
+        None
     }
 
     /// Puts an execution back to where it was taken from, unless the watch has shown meanwhile that it does not wait there any more.
     pub(crate) fn put_back(&mut self, waiting: Waiting) {
-        if self.taken.get(&waiting.id) == Some(&waiting.spot.place.arrived) {
-            self.taken.remove(&waiting.id);
-            self.put(waiting.id, waiting.spot, &waiting.selector);
+        if self.untake(&waiting) {
+            let Waiting { id, arrived, limit, expires_at, line, .. } = waiting;
+            let at = self.line_up(&line, Item { id, arrived, limit });
+            self.note(id, Spot { at, arrived, limit, expires_at });
         }
     }
 
     /// Leaves out of line what cannot be handed out, until all that waits is listed anew. Its wait still has an end.
-    pub(crate) fn set_aside(&mut self, waiting: Waiting) {
-        let Waiting { id, spot, .. } = waiting;
-        if self.taken.get(&id) == Some(&spot.place.arrived) {
-            self.taken.remove(&id);
-            self.expiries.insert((spot.expires_at, id));
-            self.spots.insert(id, spot);
+    pub(crate) fn set_aside(&mut self, waiting: &Waiting) {
+        if self.untake(waiting) {
+            let Waiting { id, arrived, limit, expires_at, .. } = *waiting;
+            self.note(id, Spot { at: At::Aside, arrived, limit, expires_at });
         }
     }
 
-    fn take_out(&mut self, id: ExecutionId) -> Option<Spot> {
+    /// The claim came to nothing. Whether it still waits where it was taken from.
+    fn untake(&mut self, waiting: &Waiting) -> bool {
+        if let Some(slot) = waiting.slot {
+            self.dispatch.slot_failed(&waiting.line.job, slot, waiting.id);
+        }
+        let waits = self.taken.get(&waiting.id) == Some(&waiting.arrived);
+        if waits {
+            self.taken.remove(&waiting.id);
+        }
+        waits
+    }
+
+    /// The claim was made, at `revision`.
+    pub(crate) fn claimed(&mut self, waiting: &Waiting, revision: Revision) {
+        if let Some(slot) = waiting.slot {
+            self.dispatch.slot_made(&waiting.line.job, slot, waiting.id, revision);
+        }
+    }
+
+    /// The claim was refused: someone else has it, or it is over.
+    pub(crate) fn forget(&mut self, waiting: &Waiting) {
+        if let Some(slot) = waiting.slot {
+            self.dispatch.slot_failed(&waiting.line.job, slot, waiting.id);
+        }
+    }
+
+    fn take_out(&mut self, id: ExecutionId, started: bool) -> Option<Spot> {
         let spot = self.spots.remove(&id)?;
         self.expiries.remove(&(spot.expires_at, id));
-        let own = self.slices.is_own(id);
-        if let Some(pool) = self.pools.get_mut(&spot.pool) {
-            pool.line(own).remove(&spot.place);
-            if pool.is_empty() {
-                self.pools.remove(&spot.pool);
+        match spot.at {
+            At::Line(line) => self.dispatch.leave(line, id, spot.arrived, self.slices.is_own(id), started),
+            At::Later => {
+                if let Some((due, _)) = self.pauses.remove(&id) {
+                    self.later.remove(&(due, id));
+                }
             }
+            At::Aside => {}
         }
         Some(spot)
     }
 
-    /// The watch has shown, at `shown`, that the execution of this key does not wait any more.
+    /// The watch has shown, at `shown`, that the execution of this key does not wait any more: another controller has claimed it, unless this
+    /// one has.
     pub(crate) fn remove(&mut self, key: &Key, shown: Revision) {
         self.shown = self.shown.max(shown);
         if let Some(id) = key::execution_of(key) {
             self.taken.remove(&id);
-            self.take_out(id);
+            self.take_out(id, true);
         }
     }
 
-    /// Takes in a listing of everything that waits.
+    /// Takes in a listing of everything that waits. Pauses are counted from when they were first seen.
     pub(crate) fn reset(&mut self, entries: &[Entry], revision: Revision) {
-        self.pools.clear();
-        self.spots.clear();
+        self.dispatch.clear();
         self.expiries.clear();
+        self.later.clear();
+        let pauses = std::mem::take(&mut self.pauses);
+        let spots = std::mem::take(&mut self.spots);
         // What is being claimed and is not listed, is over.
         let listed: HashSet<_> = entries.iter().filter_map(|entry| key::execution_of(&entry.key)).collect();
         self.taken.retain(|id, _| listed.contains(id));
         self.shown = revision;
+        let now = self.clock.instant();
         for entry in entries {
-            self.insert(entry, revision);
+            self.take_in(entry, |id| {
+                let known = spots.get(&id).filter(|known| known.arrived == entry.created)?;
+                match known.at {
+                    At::Later => pauses.get(&id).map(|(due, _)| *due),
+                    At::Line(_) | At::Aside => Some(now), // its pause is over
+                }
+            });
         }
+        self.promote();
     }
 
     /// Takes in who hands out beside us. All that waits is looked at once.
     pub(crate) fn slice(&mut self, slices: Slices) {
         self.slices = slices;
-        for pool in self.pools.values_mut() {
-            let all: Vec<Place> = pool.own.iter().chain(&pool.foreign).copied().collect();
-            let (own, foreign) = all.into_iter().partition(|place| self.slices.is_own(place.id));
-            (pool.own, pool.foreign) = (own, foreign);
-        }
+        self.dispatch.slice(|id| self.slices.is_own(id));
     }
 
     /// How many wait.
@@ -217,56 +299,66 @@ impl Queue {
         self.spots.len()
     }
 
-    /// The first in line whose executor may be one that `fits` says yes to; it is taken out, to be claimed.
-    pub(crate) fn take<T>(&mut self, mut fits: impl FnMut(&Labels) -> Option<T>) -> Option<(Waiting, T)> {
-        let mut firsts: Vec<(Place, &Pool)> = self.pools.values().filter_map(|pool| Some((*pool.first()?, pool))).collect();
-        firsts.sort_unstable_by_key(|(place, _)| *place);
-        let (place, selector, found) =
-            firsts.into_iter().find_map(|(place, pool)| Some((place, &pool.selector, fits(&pool.selector)?)))?;
-        let (id, selector) = (place.id, selector.clone());
-        let spot = self.take_out(id)?;
-        self.taken.insert(id, place.arrived);
-        Some((Waiting { id, spot, selector }, found))
+    /// The next to be claimed, and by whom; it is taken out.
+    pub(crate) fn take(&mut self) -> Option<(Waiting, ExecutorId)> {
+        let Decision { item: Item { id, arrived, limit }, line, executor, slot } = self.dispatch.take()?;
+        let expires_at = self.spots.remove(&id).map_or(Timestamp::MAX, |spot| spot.expires_at);
+        self.expiries.remove(&(expires_at, id));
+        self.taken.insert(id, arrived);
+        Some((Waiting { id, slot, arrived, limit, expires_at, line }, executor))
     }
 
     /// Those that have waited longer than they may, at most `limit` of them, the longest first.
     pub(crate) fn expired(&self, now: Timestamp, limit: usize) -> Vec<Expired> {
         let expired = self.expiries.iter().take_while(|(expires, _)| *expires <= now).take(limit);
-        expired.filter_map(|(_, id)| Some(Expired { id: *id, arrived: self.spots.get(id)?.place.arrived })).collect()
+        expired.filter_map(|(_, id)| Some(Expired { id: *id, arrived: self.spots.get(id)?.arrived })).collect()
     }
 
     /// One that had waited too long is seen to. Where it has come anew meanwhile, it stays.
     pub(crate) fn expire(&mut self, expired: Expired) {
-        if self.spots.get(&expired.id).is_some_and(|spot| spot.place.arrived == expired.arrived) {
-            self.take_out(expired.id);
+        if self.spots.get(&expired.id).is_some_and(|spot| spot.arrived == expired.arrived) {
+            self.take_out(expired.id, false);
         }
     }
 
-    /// How many of the same pool are before this one.
-    pub(crate) fn ahead_of(&self, id: ExecutionId) -> Option<usize> {
+    /// How many wait for their next attempt.
+    pub(crate) fn pausing(&self) -> usize {
+        self.pauses.len()
+    }
+
+    /// Where an execution stands that waits.
+    pub(crate) fn standing(&self, id: ExecutionId) -> Option<Standing> {
         let spot = self.spots.get(&id)?;
-        let pool = self.pools.get(&spot.pool)?;
-        // Counted only for someone who asks, and cut where nobody reads the number any more.
-        Some(pool.own.range(..spot.place).chain(pool.foreign.range(..spot.place)).take(1000).count())
+        let (ahead, hold) = match spot.at {
+            At::Line(line) => (self.dispatch.ahead(line, id, spot.arrived), self.dispatch.hold(line)),
+            At::Later | At::Aside => (0, None),
+        };
+        Some(Standing {
+            ahead,
+            hold,
+            pause: self.pauses.get(&id).map(|(due, _)| due.saturating_duration_since(self.clock.instant())),
+        })
     }
 }
 
-fn place_of(key: &Key, arrived: Revision) -> Option<(&str, Place)> {
+/// The pool, the rank and the execution that a key of the queue names.
+fn place_of(key: &Key) -> Option<(&str, u8, ExecutionId)> {
     let mut parts = key.as_str().split('/').skip(1);
-    let pool = parts.next()?;
-    let rank = parts.next()?.parse().ok()?;
-    let id = parts.next()?.parse().ok()?;
-    Some((pool, Place { rank, arrived, id }))
+    Some((parts.next()?, parts.next()?.parse().ok()?, parts.next()?.parse().ok()?))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use octavius_core::Labels;
+    use octavius_core::dispatch::LEAD;
 
     fn entry(pool: &[(&str, &str)], priority: u8, id: u128, created: Revision) -> Entry {
         let selector: Labels = pool.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())).collect();
         let key = key::queued(&octavius_core::label::pool(&selector), priority, ExecutionId::from_bits(id));
-        let record = QueueRecord { selector, expires_at: Timestamp::from_second(created as i64).unwrap() };
+        let expires_at = Timestamp::from_second(created as i64).unwrap();
+        let job = "j".parse().unwrap();
+        let record = QueueRecord { selector, expires_at, job, limit: 0, delay: Duration::ZERO };
         Entry { key, value: codec::encode(&record), created, modified: created }
     }
 
@@ -278,9 +370,22 @@ mod tests {
         ExecutionId::from_bits(bits)
     }
 
+    /// Takes what the only executor, with these labels, would be given.
+    fn take_out(queue: &mut Queue, labels: &Labels) -> Option<Waiting> {
+        let executor = "e".parse().unwrap();
+        queue.dispatch().offer(&executor, labels, 1, 1);
+        let taken = queue.take().map(|(waiting, _)| waiting);
+        queue.dispatch().withdraw(&executor);
+        taken
+    }
+
+    fn take_any(queue: &mut Queue) -> Option<Waiting> {
+        take_out(queue, &[("vpc".to_owned(), "web".to_owned())].into())
+    }
+
     fn take(queue: &mut Queue, labels: &[(&str, &str)]) -> Option<ExecutionId> {
         let labels: Labels = labels.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())).collect();
-        queue.take(|selector| octavius_core::label::matches(selector, &labels).then_some(())).map(|(waiting, ())| waiting.id)
+        take_out(queue, &labels).map(|waiting| waiting.id)
     }
 
     #[test]
@@ -307,7 +412,7 @@ mod tests {
         assert_eq!(queue.len(), 2);
         let expired = Expired { id: id(1), arrived: 10 };
         assert_eq!(queue.expired(Timestamp::from_second(15).unwrap(), 9), [expired]);
-        assert_eq!(queue.ahead_of(ExecutionId::from_bits(2)), Some(1));
+        assert_eq!(queue.standing(id(2)).unwrap().ahead, 1);
     }
 
     /// A claim that failed for the store's sake must not cost an execution its place, let alone lose it.
@@ -317,7 +422,7 @@ mod tests {
         for id in 1..=3 {
             arrive(&mut queue, &entry(&[("vpc", "web")], 5, id, id as u64));
         }
-        let (first, ()) = queue.take(|_| Some(())).unwrap();
+        let first = take_any(&mut queue).unwrap();
         assert_eq!(queue.expired(Timestamp::from_second(1).unwrap(), 9), []);
         queue.put_back(first);
         let expired = Expired { id: id(1), arrived: 1 };
@@ -332,14 +437,14 @@ mod tests {
         for id in 1..=2 {
             arrive(&mut queue, &entry(&[], 5, id, id as u64));
         }
-        let (first, ()) = queue.take(|_| Some(())).unwrap();
-        queue.set_aside(first.clone());
+        let first = take_any(&mut queue).unwrap();
+        queue.set_aside(&first);
         assert_eq!((take(&mut queue, &[]), take(&mut queue, &[])), (Some(id(2)), None));
         let expired = Expired { id: id(1), arrived: 1 };
         assert_eq!(queue.expired(Timestamp::from_second(1).unwrap(), 9), [expired]);
         queue.reset(&[entry(&[], 5, 1, 1)], 3);
         assert_eq!(take(&mut queue, &[]), Some(id(1)), "listed anew, it is tried anew");
-        queue.set_aside(first);
+        queue.set_aside(&first);
         queue.expire(expired);
         assert!(queue.spots.is_empty() && queue.expiries.is_empty() && queue.taken.is_empty());
     }
@@ -349,7 +454,7 @@ mod tests {
     fn what_is_being_claimed_does_not_wait_twice() {
         let mut queue = Queue::default();
         arrive(&mut queue, &entry(&[], 5, 1, 5));
-        let (first, ()) = queue.take(|_| Some(())).unwrap();
+        let first = take_any(&mut queue).unwrap();
         arrive(&mut queue, &entry(&[], 5, 1, 5));
         assert_eq!(take(&mut queue, &[]), None);
         queue.reset(&[entry(&[], 5, 1, 5)], 6);
@@ -360,7 +465,7 @@ mod tests {
         queue.put_back(first);
         assert_eq!(take(&mut queue, &[]), None, "it does not wait where it waited");
         arrive(&mut queue, &entry(&[], 5, 1, 8));
-        let (second, ()) = queue.take(|_| Some(())).unwrap();
+        let second = take_any(&mut queue).unwrap();
         queue.reset(&[], 9);
         queue.put_back(second);
         assert_eq!(take(&mut queue, &[]), None);
@@ -375,19 +480,27 @@ mod tests {
             user: "ann".into(),
             at: Timestamp::UNIX_EPOCH,
             timeout: None,
+            slot: None,
         };
         Execution::submit(&job, octavius_core::CatalogName::new("c").unwrap(), 1, submission, &octavius_core::Timing::default())
+    }
+
+    fn submit(queue: &mut Queue, bits: u128, revision: Revision) {
+        let execution = submission(bits);
+        let (selector, expires_at) = (Labels::new(), execution.waits_until());
+        let record = QueueRecord { selector, expires_at, job: execution.job.clone(), limit: 0, delay: Duration::ZERO };
+        queue.submitted(&execution, &record, revision);
     }
 
     #[test]
     fn a_submission_waits_at_once_and_once_unless_the_watch_was_quicker() {
         let mut queue = Queue::default();
-        queue.submitted(&submission(1), 5);
+        submit(&mut queue, 1, 5);
         arrive(&mut queue, &entry(&[], submission(1).priority, 1, 5));
         assert_eq!((take(&mut queue, &[]), take(&mut queue, &[])), (Some(id(1)), None));
         // Another controller has claimed it before we hear that our own submission is made.
         queue.remove(&entry(&[], submission(2).priority, 2, 6).key, 7);
-        queue.submitted(&submission(2), 6);
+        submit(&mut queue, 2, 6);
         assert_eq!(take(&mut queue, &[]), None);
     }
 
@@ -401,7 +514,7 @@ mod tests {
         arrive(&mut queue, &entry(&[], 5, own[0], 11));
         arrive(&mut queue, &entry(&[], 6, foreign[1], 12));
         queue.slice(Slices::of("a", ["a", "b"].into_iter()));
-        assert_eq!(queue.ahead_of(id(own[0])), Some(2));
+        assert_eq!(queue.standing(id(own[0])).unwrap().ahead, 1);
         let order = std::iter::from_fn(|| take(&mut queue, &[])).collect::<Vec<_>>();
         assert_eq!(order, [id(foreign[1]), id(own[0]), id(foreign[0])], "by priority, then our own");
         arrive(&mut queue, &entry(&[], 5, foreign[2], 20));
@@ -409,7 +522,35 @@ mod tests {
         assert_eq!(take(&mut queue, &[]), Some(id(foreign[2])), "it was left behind");
         queue.slice(Slices::of("a", ["a"].into_iter()));
         assert_eq!(take(&mut queue, &[]), Some(id(own[2])));
-        assert!(queue.pools.is_empty() && queue.expiries.is_empty());
+        assert!(queue.dispatch.waiting().next().is_none() && queue.expiries.is_empty());
+    }
+
+    #[test]
+    fn a_pause_is_counted_from_when_it_was_first_seen_and_ends_by_itself() {
+        let clock = Clock::manual(Timestamp::UNIX_EPOCH);
+        let queue = SharedQueue::new(Strategy::LeastLoaded, 0, clock.clone());
+        let mut queue = queue.lock();
+        let paused = |id: u128, created: Revision| {
+            let mut entry = entry(&[], 5, id, created);
+            let mut record: QueueRecord = codec::decode(&entry).unwrap();
+            record.delay = Duration::from_secs(10);
+            record.expires_at = Timestamp::MAX;
+            entry.value = codec::encode(&record);
+            entry
+        };
+        arrive(&mut queue, &paused(1, 5));
+        assert_eq!(queue.promote(), Some(Duration::from_secs(10)));
+        assert_eq!((take(&mut queue, &[]), queue.standing(id(1)).unwrap().pause), (None, Some(Duration::from_secs(10))));
+        clock.advance(Duration::from_secs(6));
+        queue.reset(&[paused(1, 5), paused(2, 6)], 7);
+        assert_eq!(queue.promote(), Some(Duration::from_secs(4)));
+        clock.advance(Duration::from_secs(4));
+        assert_eq!(queue.promote(), Some(Duration::from_secs(6)));
+        queue.reset(&[paused(1, 5), paused(2, 6)], 8);
+        assert_eq!((take(&mut queue, &[]), take(&mut queue, &[])), (Some(id(1)), None), "its pause is over, whatever is listed");
+        queue.remove(&paused(2, 6).key, 9);
+        assert!(queue.later.is_empty() && queue.pauses.is_empty() && queue.spots.is_empty());
+        assert_eq!(queue.promote(), None);
     }
 
     /// Pages of this process that are in memory, in KiB.

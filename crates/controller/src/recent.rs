@@ -97,13 +97,13 @@ mod tests {
     fn queued(id: u128) -> Execution {
         let job: JobDefinition = serde_json::from_str(r#"{"name":"j","command":["true"]}"#).unwrap();
         let (id, at) = (ExecutionId::from_bits(id), Timestamp::UNIX_EPOCH);
-        let submission = Submission { id, arguments: Arguments::new(), user: "ann".into(), at, timeout: None };
+        let submission = Submission { id, arguments: Arguments::new(), user: "ann".into(), at, timeout: None, slot: None };
         Execution::submit(&job, CatalogName::new("c").unwrap(), 1, submission, &Timing::default())
     }
 
     fn claimed(id: u128) -> Execution {
         let mut execution = queued(id);
-        let claim = Event::Claim { executor: "e".parse().unwrap(), nonce: 1 };
+        let claim = Event::Claim { executor: "e".parse().unwrap(), nonce: 1, slot: None };
         execution.apply(claim, Timestamp::UNIX_EPOCH).unwrap();
         execution
     }

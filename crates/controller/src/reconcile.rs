@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use octavius_core::execution::{Applied, Event, Reason, Refusal};
-use octavius_core::{ExecutionId, HumanDuration, Timestamp, Timing};
+use octavius_core::{ExecutionId, HumanDuration, Timing};
 use octavius_store::{Store, StoreError, Txn, key};
 use tokio_util::sync::CancellationToken;
 
@@ -45,7 +45,7 @@ impl Reconciler {
         }
     }
 
-    async fn turn(&self) {
+    pub(crate) async fn turn(&self) {
         // One small read, so that a controller that has no sessions knows too whether the store was away.
         match self.store.get(&key::duty()).await {
             Err(StoreError::Unavailable(_) | StoreError::Unknown(_)) => return self.judge.store_failed(),
@@ -59,7 +59,7 @@ impl Reconciler {
             }
             let fence = holding.record.fence;
             let absent = self.fleet.absent_for(&executor);
-            let event = if !holding.record.started && holding.since.elapsed() >= self.timing.claim_timeout {
+            let event = if !holding.record.started && self.engine.clock().since(holding.since) >= self.timing.claim_timeout {
                 let waited = HumanDuration::new(self.timing.claim_timeout);
                 let message = format!("{executor} did not start it within {waited}");
                 Event::Unclaim { fence, reason: Reason::new(Reason::CLAIM_EXPIRED), message }
@@ -72,7 +72,7 @@ impl Reconciler {
                 let still_absent = |txn: Txn| txn.absent(key::presence(&executor));
                 failed.note(id, self.lose(id, Event::Lose { fence, message }, still_absent).await);
                 continue;
-            } else if holding.record.started && holding.since.elapsed() >= self.overdue(holding.record.timeout) {
+            } else if holding.record.started && self.engine.clock().since(holding.since) >= self.overdue(holding.record.timeout) {
                 let timeout = HumanDuration::new(holding.record.timeout);
                 let message = format!("{executor} is there and has not said how it ended, long after its timeout of {timeout}");
                 Event::Lose { fence, message }
@@ -81,7 +81,13 @@ impl Reconciler {
             };
             failed.note(id, self.engine.step(id, event).await);
         }
-        let expired = self.scheduler.queue().expired(Timestamp::now(), EXPIRIES_A_TURN);
+        for id in self.scheduler.slots().outlived(self.timing.kill_grace + self.timing.overdue) {
+            if failed.is_away() {
+                break;
+            }
+            failed.note(id, self.engine.step(id, Event::FreeSlot).await);
+        }
+        let expired = self.scheduler.queue().expired(self.engine.clock().now(), EXPIRIES_A_TURN);
         for expired in expired {
             if failed.is_away() {
                 break;
@@ -120,11 +126,13 @@ impl Failed {
     fn note(&mut self, id: ExecutionId, result: Result<Step, EngineError>) {
         match result {
             Ok(Step { applied: Applied::Unchanged, .. }) => {}
-            Ok(step) => tracing::info!(%id, state = %step.execution.state, message = %step.execution.message, "reconciled"),
+            Ok(step) => {
+                tracing::info!(execution = %id, state = %step.execution.state, why = %step.execution.message, "reconciled");
+            }
             // Someone else was quicker, or the executor is back.
             Err(EngineError::Refused(_) | EngineError::Forestalled(_) | EngineError::NotFound(_)) => {}
             Err(error) => {
-                tracing::debug!(%id, %error, "could not be reconciled");
+                tracing::debug!(execution = %id, %error, "could not be reconciled");
                 self.count += 1;
                 self.first.get_or_insert((id, error));
             }
@@ -139,7 +147,7 @@ impl Failed {
 
     fn tell(self) {
         if let Some((id, error)) = self.first {
-            tracing::warn!(count = self.count, %id, %error, "could not be reconciled; the next turn tries again");
+            tracing::warn!(count = self.count, execution = %id, %error, "could not be reconciled; the next turn tries again");
         }
     }
 }

@@ -93,6 +93,11 @@ impl Room {
         }
     }
 
+    /// How full the store was when it was last looked at, in percent.
+    pub(crate) fn percent(&self) -> Option<u64> {
+        self.last.lock().unwrap_or_else(PoisonError::into_inner).map(fill)
+    }
+
     fn level(&self) -> Level {
         match self.level.load(Ordering::Relaxed) {
             0 => Level::All,
@@ -121,6 +126,12 @@ impl Room {
                 tracing::error!(percent, limit = NO_WORK, "the store is nearly full: neither log bytes nor new work are taken");
             }
         }
+    }
+
+    /// How full the store was when it was looked at last, and that in percent; none before that.
+    pub(crate) fn seen(&self) -> Option<(Usage, u64)> {
+        let last = *self.last.lock().unwrap_or_else(PoisonError::into_inner);
+        last.map(|usage| (usage, fill(usage)))
     }
 
     /// Whether log bytes are taken.

@@ -114,6 +114,7 @@ async fn announce(own: &str, mirrors: &Mirrors, every: Duration, ttl: Duration) 
     let mut presence: Option<Box<dyn Presence>> = None;
     loop {
         tokio::select! {
+            biased;
             () = mirrors.shutdown.cancelled() => break,
             _ = turns.tick() => {}
         }

@@ -4,6 +4,8 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
+use crate::CatalogName;
+
 /// What someone is to the system. Each role has a fixed set of permissions, see [`Role::may`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -84,7 +86,7 @@ pub enum Permission {
     Execute,
     /// Change a catalogue.
     Apply,
-    /// Make and revoke tokens.
+    /// Make and revoke tokens; drain and revoke executors; pause jobs; make backups.
     Administer,
     /// Hold a session, report on executions, write their logs.
     RunExecutions,
@@ -118,15 +120,30 @@ pub struct Principal {
     pub role: Role,
     /// Their groups.
     pub groups: Vec<String>,
+    /// The catalogues that an applier changes; empty for every one.
+    pub catalogs: Vec<CatalogName>,
 }
 
 impl Principal {
-    /// Whether a job for `authorized_groups` is theirs to see and run. Admins and appliers see every job: they change them.
+    /// Someone of this role, without groups, who is bound to no catalogue.
+    #[must_use]
+    pub fn new(token_id: &str, user: &str, role: Role) -> Self {
+        Self { token_id: token_id.to_owned(), user: user.to_owned(), role, groups: Vec::new(), catalogs: Vec::new() }
+    }
+
+    /// Whether a job for `authorized_groups` is theirs to see and run, and what became of it theirs to read. Admins see every job. Who only
+    /// applies a catalogue reads it as a whole, and its jobs' executions no more than others do.
     #[must_use]
     pub fn may_use(&self, authorized_groups: &[String]) -> bool {
         authorized_groups.is_empty()
-            || matches!(self.role, Role::Admin | Role::Applier)
+            || self.role == Role::Admin
             || authorized_groups.iter().any(|group| self.groups.contains(group))
+    }
+
+    /// Whether a catalogue is theirs to read as a whole and to change.
+    #[must_use]
+    pub fn may_apply(&self, catalog: &CatalogName) -> bool {
+        self.role.may(Permission::Apply) && (self.catalogs.is_empty() || self.catalogs.contains(catalog))
     }
 }
 
@@ -160,11 +177,25 @@ mod tests {
             user: "ann".into(),
             role,
             groups: groups.iter().map(|g| (*g).to_owned()).collect(),
+            catalogs: Vec::new(),
         };
         let support = ["support".to_owned()];
         assert!(principal(Role::User, &[]).may_use(&[]));
         assert!(principal(Role::User, &["ops", "support"]).may_use(&support));
         assert!(!principal(Role::User, &["ops"]).may_use(&support));
         assert!(principal(Role::Admin, &[]).may_use(&support));
+        assert!(!principal(Role::Applier, &["ci"]).may_use(&support));
+    }
+
+    #[test]
+    fn an_applier_changes_the_catalogues_that_it_is_for() {
+        let (one, other): (CatalogName, CatalogName) = ("one".parse().unwrap(), "other".parse().unwrap());
+        for role in Role::ALL {
+            let anywhere = Principal::new("t", "ci", role);
+            let bound = Principal { catalogs: vec![one.clone()], ..anywhere.clone() };
+            let applies = role.may(Permission::Apply);
+            assert_eq!((anywhere.may_apply(&one), anywhere.may_apply(&other)), (applies, applies), "{role}");
+            assert_eq!((bound.may_apply(&one), bound.may_apply(&other)), (applies, false), "{role}");
+        }
     }
 }

@@ -6,9 +6,12 @@ use std::collections::{BTreeSet, HashMap};
 use regex::Regex;
 
 use crate::argument;
-use crate::definition::{Argument, ArgumentType, JobDefinition, MAX_PRIORITY, Scalar, SecretSource};
+use crate::definition::{Argument, ArgumentType, JobDefinition, Logs, MAX_PRIORITY, Scalar, Schedule, SecretSource};
+use crate::duration::HumanDuration;
 use crate::label;
-use crate::limit::{LABELS, VARIABLE_NAME_CHARS, VARIABLES_PER_JOB};
+use crate::limit::{LABELS, LOG_BYTES_MIN, LOG_KEPT_MIN, VARIABLE_NAME_CHARS, VARIABLES_PER_JOB};
+use crate::schedule::{ScheduleError, Ticks};
+use crate::size::{ByteSize, SizeLimit};
 
 /// How much a finding weighs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -72,13 +75,15 @@ impl Findings {
     }
 }
 
-/// Patterns that were compiled already: the jobs of a catalogue share many, and compiling one takes longer than all other checks
+/// Patterns that were compiled already, and schedules that were read: the jobs of a catalogue share many, and compiling one takes longer than all other checks
 /// of a job.
 #[derive(Debug, Clone, Default)]
 pub struct Patterns {
     /// What is wrong about each; `None` where it compiles.
     problems: HashMap<String, Option<String>>,
     compiled: HashMap<String, Regex>,
+    /// What is wrong about each cron with its time zone; `None` where it has ticks.
+    schedules: HashMap<(String, Option<String>), Option<ScheduleError>>,
 }
 
 /// Compiled patterns that are kept; with more, the ones so far are dropped. Each may take 1 MiB.
@@ -96,6 +101,12 @@ impl Patterns {
         });
         self.problems.insert(pattern.to_owned(), problem.clone());
         problem
+    }
+
+    /// Why a schedule has no ticks; `None` where it has.
+    fn schedule_error(&mut self, schedule: &Schedule) -> Option<ScheduleError> {
+        let of = (schedule.cron.clone(), schedule.time_zone.clone());
+        self.schedules.entry(of).or_insert_with(|| Ticks::of(schedule).err()).clone()
     }
 
     fn compile(&mut self, pattern: &str) -> Result<Regex, regex::Error> {
@@ -143,8 +154,40 @@ pub fn check_with(job: &JobDefinition, patterns: &mut Patterns) -> Vec<Finding> 
         check_secret_source(secret.from.as_ref(), &format!("/env_vars/secrets/{index}/from"), &mut findings);
     }
     check_labels(job, &mut findings);
+    check_logs(&job.logs, &mut findings);
     check_rest(job, &mut findings);
+    if let Some(schedule) = &job.schedule {
+        check_schedule(job, schedule, patterns, &mut findings);
+    }
     findings.0
+}
+
+fn check_schedule(job: &JobDefinition, schedule: &Schedule, patterns: &mut Patterns, findings: &mut Findings) {
+    if let Some(error) = patterns.schedule_error(schedule) {
+        let message = error.to_string();
+        match error {
+            ScheduleError::Fields(_) => findings.error("cron", "/schedule/cron", message, "like `0 3 * * mon-fri`"),
+            ScheduleError::ShortForm(_) => findings.error("cron", "/schedule/cron", message, ""),
+            ScheduleError::Field { field, .. } => {
+                let hint = format!("{}; lists 1,2, ranges 1-5, steps */5 and 0-30/5", field.values);
+                findings.error("cron", "/schedule/cron", message, hint);
+            }
+            ScheduleError::Never(_) => findings.error("never-fires", "/schedule/cron", message, "no such month has such a day"),
+            ScheduleError::TimeZone { nearest, .. } => {
+                let hint = match nearest {
+                    Some(nearest) => format!("did you mean {nearest}?"),
+                    None => "zones have names like Asia/Jakarta; without one it is UTC".to_owned(),
+                };
+                findings.error("time-zone", "/schedule/time_zone", message, hint);
+            }
+        }
+    }
+    for (index, argument) in job.env_vars.args.iter().enumerate().filter(|(_, argument)| argument.required) {
+        let name = &argument.name;
+        let message = format!("`{name}` is required, and the schedule has nobody who gives it");
+        let hint = format!("give `{name}` a default instead of `required`, or the job no schedule");
+        findings.error("scheduled-argument", format!("/env_vars/args/{index}/required"), message, hint);
+    }
 }
 
 /// Why an image's reference means another image tomorrow; `None` where it does not.
@@ -283,6 +326,28 @@ fn check_labels(job: &JobDefinition, findings: &mut Findings) {
     }
 }
 
+fn check_logs(logs: &Logs, findings: &mut Findings) {
+    let Logs { limit, keep_for, keep_bytes } = logs;
+    let least = ByteSize::new(LOG_BYTES_MIN);
+    let small = |size: &ByteSize| *size < least;
+    if let Some(SizeLimit::Bytes(size)) = limit.filter(|limit| limit.most() < LOG_BYTES_MIN) {
+        let hint = format!("{least} or more, or `none` to keep all");
+        findings.error("range", "/logs/limit", format!("{size} is out of range for `limit`"), hint);
+    }
+    if let Some(kept) = keep_for.filter(|kept| kept.get() < LOG_KEPT_MIN) {
+        let hint = format!("{} to {}", HumanDuration::new(LOG_KEPT_MIN), HumanDuration::new(HumanDuration::MAX));
+        findings.error("range", "/logs/keep_for", format!("{kept} is out of range for `keep_for`"), hint);
+    }
+    if let Some(size) = keep_bytes.filter(small) {
+        findings.error(
+            "range",
+            "/logs/keep_bytes",
+            format!("{size} is out of range for `keep_bytes`"),
+            format!("{least} or more"),
+        );
+    }
+}
+
 fn check_rest(job: &JobDefinition, findings: &mut Findings) {
     for (index, part) in job.command.iter().enumerate() {
         if part.contains('\0') || (index == 0 && part.is_empty()) {
@@ -316,14 +381,6 @@ fn check_rest(job: &JobDefinition, findings: &mut Findings) {
     }
     if let Some(problem) = mutable_tag(&job.image_name).filter(|_| !job.image_name.is_empty()) {
         findings.warning("mutable-tag", "/image_name", problem, "name a version, like `:1.8.2`, or a digest: `@sha256:…`");
-    }
-    if job.schedule.is_some() {
-        let message = "this version keeps schedules, and does not run jobs by them yet";
-        findings.warning("not-yet-enforced", "/schedule", message, "");
-    }
-    if job.concurrency.is_some() {
-        let message = "this version keeps concurrency limits, and does not enforce them yet";
-        findings.warning("not-yet-enforced", "/concurrency", message, "");
     }
 }
 
@@ -393,6 +450,29 @@ mod tests {
         assert_eq!(ranges(job(10, 101, 0)), ["/priority", "/retries", "/concurrency/limit"]);
         assert_eq!(ranges(job(9, 100, 10_001)), ["/concurrency/limit"]);
         assert_eq!(ranges(job(9, 100, 10_000)), [""; 0]);
+    }
+
+    #[test]
+    fn logs_are_kept_in_a_size_and_for_a_time_that_make_sense() {
+        let found = |logs: &str| codes(&format!(r#"{{"name":"a","command":["true"],"logs":{logs}}}"#));
+        assert_eq!(found(r#"{"limit":"64KiB","keep_for":"1h","keep_bytes":"64KiB"}"#), []);
+        assert_eq!(found(r#"{"limit":"none"}"#), []);
+        let expected = ["limit", "keep_for", "keep_bytes"].map(|field| ("range", format!("/logs/{field}")));
+        assert_eq!(found(r#"{"limit":"65535B","keep_for":"59m","keep_bytes":"0"}"#), expected);
+    }
+
+    #[test]
+    fn a_schedule_that_cannot_run_the_job_is_told() {
+        let found = |schedule: &str, required: bool| {
+            codes(&format!(
+                r#"{{"name":"a","command":["x"],"confirm":true,"schedule":{schedule},"env_vars":{{"args":[{{"name":"o"}},{{"name":"p","required":{required}}}]}}}}"#
+            ))
+        };
+        assert_eq!(found(r#"{"cron":"0 3 * * *","time_zone":"Asia/Jakarta"}"#, false), []);
+        let expected = [("time-zone", "/schedule/time_zone"), ("scheduled-argument", "/env_vars/args/1/required")];
+        assert_eq!(found(r#"{"cron":"0 3 * * *","time_zone":"Jakart"}"#, true), expected.map(|(code, at)| (code, at.to_owned())));
+        assert_eq!(found(r#"{"cron":"0 3 * *"}"#, false), [("cron", "/schedule/cron".to_owned())]);
+        assert_eq!(found(r#"{"cron":"0 3 30 feb *"}"#, false), [("never-fires", "/schedule/cron".to_owned())]);
     }
 
     #[test]

@@ -11,6 +11,7 @@ use crate::digest::Digest;
 use crate::duration::HumanDuration;
 use crate::id::JobName;
 use crate::label::Labels;
+use crate::size::{ByteSize, SizeLimit};
 
 /// One job that people can run.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
@@ -65,6 +66,9 @@ pub struct JobDefinition {
     /// When the job runs by itself.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub schedule: Option<Schedule>,
+    /// How much of its logs is kept, and for how long.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub logs: Logs,
     /// What the job's container asks for and is held to.
     #[serde(default, skip_serializing_if = "Resources::is_empty")]
     pub resources: Resources,
@@ -213,7 +217,7 @@ pub struct Secret {
     pub from: Option<SecretSource>,
 }
 
-/// Where an executor finds a secret's value.
+/// Where an executor finds a secret's value: of what its owner offers to jobs, and nothing else.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case", deny_unknown_fields)]
 pub enum SecretSource {
@@ -273,7 +277,7 @@ pub enum WhenFull {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Schedule {
-    /// Five fields as cron has them: minute, hour, day of month, month, day of week.
+    /// Five fields as cron has them: minute, hour, day of month, month, day of week; or @hourly, @daily, @weekly, @monthly, @yearly.
     pub cron: String,
     /// The time zone that the fields are meant in, like Asia/Jakarta; UTC where nothing is said.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -306,6 +310,21 @@ pub enum Overlap {
     Skip,
     /// Both run.
     Allow,
+}
+
+/// How much of a job's logs is kept, and for how long.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Logs {
+    /// Most bytes that are kept of one attempt's log, its beginning and its end, 64KiB or more; or none: all of it is kept.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub limit: Option<SizeLimit>,
+    /// How long the log is kept after the execution's end, 1h or more; as long as the execution where nothing is said.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub keep_for: Option<HumanDuration>,
+    /// Most bytes that the logs of all its executions take together, 64KiB or more: the oldest go first.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub keep_bytes: Option<ByteSize>,
 }
 
 /// What a container asks for and is held to, as Kubernetes writes quantities: `cpu: 500m`, `memory: 256Mi`.

@@ -4,7 +4,10 @@
 //! What holds for every sequence of events: a terminal state never changes; an event that bears an old fence changes nothing but the
 //! record of its own, lost attempt; an attempt starts at most once.
 
+mod attempt;
 mod event;
+mod formerly;
+mod logs;
 mod state;
 
 use std::time::Duration;
@@ -13,110 +16,19 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
 use crate::argument::Arguments;
-use crate::definition::{JobDefinition, OnLost};
+use crate::definition::{Concurrency, JobDefinition, OnLost, WhenFull};
 use crate::digest::Digest;
 use crate::id::{CatalogName, ExecutionId, ExecutorId, JobName};
+use crate::key_id::KeyId;
 use crate::label::Labels;
 use crate::timing::Timing;
+use crate::trace::TraceContext;
 
+pub use attempt::{Attempt, Ending, Fence, LogSeal};
 pub use event::{Applied, Event, Refusal};
+pub use formerly::first_octavius_status;
+pub use logs::LogRules;
 pub use state::{Reason, State};
-
-/// What makes one claim different from every other: each call on behalf of an attempt bears it, and a call with another is refused.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
-pub struct Fence {
-    /// The attempt, counted from 1.
-    pub attempt: u32,
-    /// A random number, drawn at the claim.
-    pub nonce: u64,
-}
-
-/// How an attempt ended.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Ending {
-    /// A terminal state.
-    pub outcome: State,
-    /// Why; none where there is nothing to explain.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub reason: Option<Reason>,
-    /// The reason in a sentence, with what to do where there is something.
-    #[serde(default, skip_serializing_if = "String::is_empty")]
-    pub message: String,
-    /// The job's exit code, where it had one.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub exit_code: Option<i32>,
-}
-
-impl Ending {
-    /// The ending of a job that exited with 0.
-    #[must_use]
-    pub fn succeeded() -> Self {
-        Self { outcome: State::Succeeded, reason: None, message: String::new(), exit_code: Some(0) }
-    }
-
-    /// An ending without exit code.
-    #[must_use]
-    pub fn because(outcome: State, reason: &str, message: impl Into<String>) -> Self {
-        Self { outcome, reason: Some(Reason::new(reason)), message: message.into(), exit_code: None }
-    }
-}
-
-/// One attempt to run the job.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Attempt {
-    /// Counted from 1.
-    pub number: u32,
-    /// Who had it.
-    pub executor: ExecutorId,
-    /// The claim's random number.
-    pub nonce: u64,
-    /// When it was claimed.
-    pub claimed_at: Timestamp,
-    /// When the executor said that it starts.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub starting_at: Option<Timestamp>,
-    /// When the job ran.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub running_at: Option<Timestamp>,
-    /// When the attempt ended.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub ended_at: Option<Timestamp>,
-    /// How it ended; none for a claim that went back to the queue without a start, and while it lasts.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub ending: Option<Ending>,
-    /// What the executor reported after the attempt had been given up as lost.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub late: Option<Ending>,
-    /// The log's size and CRC-32C at its seal, where it was sealed.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub log: Option<LogSeal>,
-    /// What the attempt is where it runs: a process id, a Kubernetes Job.
-    #[serde(default, skip_serializing_if = "String::is_empty")]
-    pub runs_as: String,
-    /// The image that ran, by its digest; empty where there is none, or it is not known yet.
-    #[serde(default, skip_serializing_if = "String::is_empty")]
-    pub image: String,
-}
-
-/// A log's size and checksum when its writer had said everything.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-pub struct LogSeal {
-    /// Bytes that the job printed, after masking.
-    pub size_bytes: u64,
-    /// CRC-32C of them.
-    pub crc32c: u32,
-    /// Whether what is kept is what the executor says that the job printed. A host that lost its power may have forgotten the end of
-    /// what it had sent.
-    pub whole: bool,
-    /// Bytes at the end that are not kept because the store had no room for them; 0 nearly always.
-    #[serde(default, skip_serializing_if = "is_zero")]
-    pub missing_bytes: u64,
-}
-
-#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde hands over a reference")]
-fn is_zero(count: &u64) -> bool {
-    *count == 0
-}
 
 /// A request to stop, which takes effect wherever the executor next hears of it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -140,14 +52,27 @@ pub struct Execution {
     pub definition: Digest,
     /// The catalogue's revision at the time of the submission.
     pub revision: u64,
-    /// The arguments, checked and with defaults filled in.
+    /// The arguments, checked and with defaults filled in. Where [`Execution::sealed_with`] names a key, those that are sensitive stand here
+    /// encrypted: a NUL, which no value has, and then what only the controllers' keys open.
     pub arguments: Arguments,
+    /// The key that sensitive arguments are encrypted with; none where there are none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub sealed_with: Option<KeyId>,
     /// Where the arguments are when they are too large for the record: the digest of a blob that holds them as JSON. `arguments` is
     /// then empty in the record.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub large_arguments: Option<Digest>,
     /// Who asked for it.
     pub user: String,
+    /// The execution that this one was asked to repeat.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rerun_of: Option<ExecutionId>,
+    /// The tick of the job's schedule that it is for; none where somebody asked for it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tick: Option<Timestamp>,
+    /// The trace that it is part of; none where nobody traces.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub trace: Option<Box<TraceContext>>,
     /// When it was accepted, by the controller's clock.
     pub created_at: Timestamp,
     /// Where it may run.
@@ -162,6 +87,16 @@ pub struct Execution {
     pub retries: u32,
     /// Whether it may run again after a loss.
     pub on_lost: OnLost,
+    /// How many of its job may run at once, where that is limited.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub concurrency: Option<Concurrency>,
+    /// What its job says about its logs.
+    #[serde(default, skip_serializing_if = "LogRules::is_empty")]
+    pub logs: LogRules,
+    /// The slot of its job that it holds: from the claim on, or from its submission where it is refused when all are taken, to its end. A lost
+    /// execution keeps it until it is known that nothing of it runs any more.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub slot: Option<u32>,
     /// Where it is in its life.
     pub state: State,
     /// Since when it is in that state.
@@ -199,6 +134,8 @@ pub struct Submission {
     pub at: Timestamp,
     /// A timeout for this run alone.
     pub timeout: Option<Duration>,
+    /// The slot of its job that it takes at once, see [`Execution::slot`].
+    pub slot: Option<u32>,
 }
 
 impl Execution {
@@ -225,8 +162,12 @@ impl Execution {
             definition: job.digest(),
             revision,
             arguments: submission.arguments,
+            sealed_with: None,
             large_arguments: None,
             user: submission.user,
+            rerun_of: None,
+            tick: None,
+            trace: None,
             created_at: submission.at,
             selector: job.executor.clone(),
             priority: job.priority,
@@ -234,6 +175,9 @@ impl Execution {
             queue_timeout: timing.queue_timeout,
             retries: job.retries,
             on_lost: job.on_lost,
+            concurrency: job.concurrency,
+            logs: LogRules::from(&job.logs),
+            slot: submission.slot,
             state: State::Queued,
             state_since: submission.at,
             reason: None,
@@ -270,18 +214,21 @@ impl Execution {
     /// Where the event is not possible; the execution is then as it was.
     pub fn apply(&mut self, event: Event, at: Timestamp) -> Result<Applied, Refusal> {
         match event {
-            Event::Claim { executor, nonce } => self.claim(executor, nonce, at),
+            Event::Claim { executor, nonce, slot } => self.claim(executor, nonce, slot, at),
             Event::Unclaim { fence, reason, message } => self.unclaim(fence, reason, message, at),
             Event::Start { fence } => self.start(fence, at),
             Event::Run { fence, runs_as, image } => self.run(fence, runs_as, image, at),
             Event::Finish { fence, ending, log } => self.finish(fence, ending, log, at),
             Event::Lose { fence, message } => self.lose(fence, message, at),
             Event::Cancel { by } => Ok(self.request_cancel(by, at)),
+            Event::HoldUp { reason, message } => self.hold_up(reason, message),
+            Event::FailInQueue { reason, message } => self.fail_in_queue(reason, message, at),
             Event::ExpireInQueue => self.expire_in_queue(at),
+            Event::FreeSlot => Ok(self.free_lost_slot()),
         }
     }
 
-    fn claim(&mut self, executor: ExecutorId, nonce: u64, at: Timestamp) -> Result<Applied, Refusal> {
+    fn claim(&mut self, executor: ExecutorId, nonce: u64, slot: Option<u32>, at: Timestamp) -> Result<Applied, Refusal> {
         match self.state {
             State::Queued => {}
             // This very claim, made before; its answer was lost.
@@ -291,6 +238,11 @@ impl Execution {
             state if state.is_terminal() => return Err(Refusal::Ended(state)),
             state => return Err(Refusal::State(state)),
         }
+        let slot = self.slot.or(slot);
+        if self.concurrency.is_some_and(|concurrency| slot.is_none_or(|slot| slot >= concurrency.limit)) {
+            return Err(Refusal::NoSlot);
+        }
+        self.slot = slot.filter(|_| self.concurrency.is_some());
         if self.attempts.len() >= Self::MAX_ATTEMPTS {
             // Only claims that came to nothing can pile up so; the oldest of them says nothing any more.
             let nothing = |attempt: &Attempt| attempt.starting_at.is_none() && attempt.ending.is_none();
@@ -341,9 +293,7 @@ impl Execution {
             return Err(Refusal::State(self.state));
         }
         self.current(fence)?.ended_at = Some(at);
-        self.enter(State::Queued, at);
-        self.reason = Some(reason);
-        self.message = message;
+        self.wait_again(Some(reason), message, at);
         if at >= self.waits_until() {
             self.end_waiting(at); // claims that come to nothing do not make the wait longer
         }
@@ -360,7 +310,11 @@ impl Execution {
 
     fn end_waiting(&mut self, at: Timestamp) {
         let waited = crate::HumanDuration::new(self.queue_timeout);
-        self.end(Ending::because(State::TimedOut, Reason::QUEUE_DEADLINE, format!("no executor took it within {waited}")), at);
+        let mut message = format!("no executor took it within {waited}");
+        if self.reason.as_ref().is_some_and(|reason| reason.0 == Reason::ENCRYPTION_KEY_MISSING) {
+            message = format!("{message}: {}", self.message); // nobody could give it to one
+        }
+        self.end(Ending::because(State::TimedOut, Reason::QUEUE_DEADLINE, message), at);
     }
 
     fn start(&mut self, fence: Fence, at: Timestamp) -> Result<Applied, Refusal> {
@@ -452,6 +406,9 @@ impl Execution {
             (Some(known), None) if known.outcome == State::Lost && *known != ending => {
                 attempt.late = Some(ending);
                 attempt.log = attempt.log.or(log);
+                if self.attempts.last().is_some_and(|last| last.late.is_some()) {
+                    self.free_lost_slot(); // nothing of it runs any more
+                }
                 Ok(Applied::Changed)
             }
             (Some(_), _) => Ok(Applied::Unchanged),
@@ -472,12 +429,17 @@ impl Execution {
         if self.may_go_again(&ending) {
             self.requeue(ending, at);
         } else {
+            let slot = self.slot;
             self.end(ending, at);
+            self.slot = slot; // it may run still
         }
         Ok(Applied::Changed)
     }
 
     fn request_cancel(&mut self, by: String, at: Timestamp) -> Applied {
+        if self.state == State::Lost {
+            return self.free_lost_slot(); // whoever cancels what is lost says that it is over
+        }
         if self.state.is_terminal() || self.cancel.is_some() {
             return Applied::Unchanged;
         }
@@ -494,6 +456,32 @@ impl Execution {
         Applied::Changed
     }
 
+    fn hold_up(&mut self, reason: Reason, message: String) -> Result<Applied, Refusal> {
+        self.must_wait()?;
+        if self.reason.as_ref() == Some(&reason) && self.message == message {
+            return Ok(Applied::Unchanged);
+        }
+        (self.reason, self.message) = (Some(reason), message);
+        Ok(Applied::Changed)
+    }
+
+    fn fail_in_queue(&mut self, reason: Reason, message: String, at: Timestamp) -> Result<Applied, Refusal> {
+        if self.state == State::Failed && self.reason.as_ref() == Some(&reason) {
+            return Ok(Applied::Unchanged);
+        }
+        self.must_wait()?;
+        self.end(Ending { outcome: State::Failed, reason: Some(reason), message, exit_code: None }, at);
+        Ok(Applied::Changed)
+    }
+
+    fn must_wait(&self) -> Result<(), Refusal> {
+        match self.state {
+            State::Queued => Ok(()),
+            state if state.is_terminal() => Err(Refusal::Ended(state)),
+            state => Err(Refusal::State(state)),
+        }
+    }
+
     fn expire_in_queue(&mut self, at: Timestamp) -> Result<Applied, Refusal> {
         match self.state {
             // Whoever says so may speak of an earlier wait: it has been claimed, has run and waits anew.
@@ -507,13 +495,42 @@ impl Execution {
         }
     }
 
-    fn requeue(&mut self, ending: Ending, at: Timestamp) {
+    /// For how long it waits, once it is back in the queue, before its next attempt: nothing where none has started, and then twice as long
+    /// after each.
+    #[must_use]
+    pub fn back_off(&self, timing: &Timing) -> Duration {
+        let started = self.attempts.last().is_some_and(|last| last.ending.is_some());
+        if self.state != State::Queued || !started {
+            return Duration::ZERO;
+        }
+        let doublings = u32::try_from(self.starts().saturating_sub(1)).unwrap_or(u32::MAX);
+        timing.back_off_min.saturating_mul(2_u32.saturating_pow(doublings)).min(timing.back_off_max)
+    }
+
+    fn wait_again(&mut self, reason: Option<Reason>, message: String, at: Timestamp) {
         self.enter(State::Queued, at);
-        self.reason = ending.reason;
-        self.message = ending.message;
+        self.reason = reason;
+        self.message = message;
+        // What is refused when all slots are taken has been promised one.
+        if self.concurrency.is_none_or(|concurrency| concurrency.when_full == WhenFull::Queue) {
+            self.slot = None;
+        }
+    }
+
+    fn requeue(&mut self, ending: Ending, at: Timestamp) {
+        self.wait_again(ending.reason, ending.message, at);
+    }
+
+    fn free_lost_slot(&mut self) -> Applied {
+        if self.state != State::Lost || self.slot.is_none() {
+            return Applied::Unchanged;
+        }
+        self.slot = None;
+        Applied::Changed
     }
 
     fn end(&mut self, ending: Ending, at: Timestamp) {
+        self.slot = None;
         self.enter(ending.outcome, at);
         self.reason = ending.reason;
         self.message = ending.message;

@@ -4,10 +4,12 @@ use std::borrow::Cow;
 use std::fmt;
 use std::str::FromStr;
 
+use jiff::Timestamp;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
+use crate::digest::Digest;
 use crate::limit::NAME_CHARS;
 
 /// Why a text is not a name or identifier.
@@ -193,6 +195,9 @@ fn decode(text: &str) -> Option<u128> {
     Some(bits)
 }
 
+/// The bits of an id that are neither its time nor say that it is a UUID version 7.
+const TICK_HASH: u128 = (0xfff << 64) | (u128::MAX >> 66);
+
 /// An execution's id: a UUID version 7 in 26 characters of lower-case base 32, so that ids sort by time of creation and fit into
 /// Kubernetes names. The client proposes it, which makes a submission safe to repeat.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -206,10 +211,28 @@ impl ExecutionId {
         Self(Uuid::now_v7().as_u128())
     }
 
+    /// The id of what a job's schedule asks for at `tick`: the same wherever and however often it is made, and sorted by time like all others.
+    /// Where that id is another's, the next `number` gives another.
+    #[must_use]
+    pub fn of_tick(catalog: &CatalogName, job: &JobName, tick: Timestamp, number: u32) -> Self {
+        let of = format!("{catalog}/{}/{tick}/{number}", job.folded());
+        let mut hash = [0; 16];
+        hash.copy_from_slice(&Digest::of(of.as_bytes()).as_bytes()[..16]);
+        let milliseconds = u128::try_from(tick.as_millisecond()).unwrap_or_default();
+        let (version, variant) = (7_u128 << 76, 2_u128 << 62);
+        Self((milliseconds << 80) | version | variant | (u128::from_be_bytes(hash) & TICK_HASH))
+    }
+
     /// An id of exactly these 128 bits.
     #[must_use]
     pub const fn from_bits(bits: u128) -> Self {
         Self(bits)
+    }
+
+    /// The id's 128 bits.
+    #[must_use]
+    pub const fn to_bits(self) -> u128 {
+        self.0
     }
 
     /// The id's text with every bit inverted: sorts newest first, for indexes that are read forwards.
@@ -289,6 +312,21 @@ mod tests {
                 prop_assert_eq!(id.to_string(), text);
             }
         }
+    }
+
+    #[test]
+    fn the_id_of_a_tick_is_one_for_each_job_and_tick() {
+        let (catalog, job) = (CatalogName::new("c").unwrap(), JobName::new("Backup").unwrap());
+        let tick: Timestamp = "2026-11-29T03:00:00Z".parse().unwrap();
+        let id = |job: &str, tick: Timestamp, number| ExecutionId::of_tick(&catalog, &JobName::new(job).unwrap(), tick, number);
+        let one = ExecutionId::of_tick(&catalog, &job, tick, 0);
+        assert_eq!(one, id("backup", tick, 0));
+        let uuid = Uuid::from_u128(one.0);
+        assert_eq!((uuid.get_version_num(), uuid.get_variant()), (7, uuid::Variant::RFC4122));
+        assert_eq!(uuid.get_timestamp().unwrap().to_unix().0, tick.as_second().unsigned_abs());
+        let later = tick.checked_add(jiff::SignedDuration::from_millis(1)).unwrap();
+        let others = [id("backup", later, 0), id("backup", tick, 1), id("restore", tick, 0)];
+        assert!(others.iter().all(|other| *other != one) && others[0] > one);
     }
 
     #[test]

@@ -28,20 +28,36 @@ pub struct Timing {
     pub overdue: Duration,
     /// How often a controller looks at everything that an event may have missed.
     pub reconcile_interval: Duration,
+    /// Pause before an attempt that follows a failed or lost one; doubled with each, up to `back_off_max`. Kubernetes' own for Jobs.
+    pub back_off_min: Duration,
+    /// Longest such pause.
+    pub back_off_max: Duration,
     /// Longest wait in the queue, where the job does not say.
     pub queue_timeout: Duration,
     /// Longest run, where the job does not say.
     pub run_timeout: Duration,
     /// Between the polite signal and the killing one.
     pub kill_grace: Duration,
-    /// How often an executor looks for new output of a running process.
+    /// How often an executor looks for new output of what it runs.
     pub log_poll: Duration,
+    /// Between the beginnings of two appends of one attempt. Followers see what is printed a little later than this, and a controller has
+    /// five appends a second of an attempt to do at most.
+    pub log_pace: Duration,
     /// How long the log of a job that is over waits for room in the store, before it is cut where it is.
     pub room_patience: Duration,
+    /// The same where it waits for the archive, which somebody has to put right.
+    pub archive_patience: Duration,
+    /// How long output that nobody takes holds a job up when an executor's spool is full, before output is dropped and counted.
+    pub spool_patience: Duration,
+    /// How long an executor's token is good. After three quarters of it, the executor replaces it.
+    pub executor_token_life: Duration,
     /// First pause after a failed call; later ones double, with jitter, up to `retry_max`.
     pub retry_min: Duration,
     /// Longest pause between repeated calls.
     pub retry_max: Duration,
+    /// A connection that is older takes no new calls: its client makes another, perhaps to another controller, with the certificate of
+    /// that day. What is under way on it, an executor's session say, goes on for as long as it likes.
+    pub connection_age: Duration,
 }
 
 impl Default for Timing {
@@ -58,20 +74,27 @@ impl Default for Timing {
             keep_interval: Duration::from_secs(300),
             overdue: Duration::from_secs(300),
             reconcile_interval: Duration::from_secs(5),
+            back_off_min: Duration::from_secs(10),
+            back_off_max: Duration::from_secs(360),
             queue_timeout: Duration::from_secs(24 * 3600),
             run_timeout: Duration::from_secs(24 * 3600),
             kill_grace: Duration::from_secs(10),
-            log_poll: Duration::from_millis(50),
+            log_poll: Duration::from_millis(20),
+            log_pace: Duration::from_millis(200),
             room_patience: Duration::from_secs(60),
+            archive_patience: Duration::from_secs(600),
+            spool_patience: Duration::from_secs(30),
+            executor_token_life: Duration::from_secs(30 * 24 * 3600),
             retry_min: Duration::from_millis(50),
             retry_max: Duration::from_secs(2),
+            connection_age: Duration::from_secs(3600),
         }
     }
 }
 
 impl Timing {
-    /// The defaults, `factor` times as fast; tests use 20. `log_poll`, `retry_min` and the two long timeouts stay as they are: they
-    /// are short already, or bound real work.
+    /// The defaults, `factor` times as fast; tests use 20. `log_poll`, `log_pace`, `retry_min`, `executor_token_life` and the two long timeouts
+    /// stay as they are: they are short already, or bound real work.
     #[must_use]
     pub fn faster(factor: u32) -> Self {
         let default = Self::default();
@@ -87,9 +110,14 @@ impl Timing {
             keep_interval: default.keep_interval / factor,
             overdue: default.overdue / factor,
             reconcile_interval: default.reconcile_interval / factor,
+            back_off_min: default.back_off_min / factor,
+            back_off_max: default.back_off_max / factor,
             kill_grace: default.kill_grace / factor,
             room_patience: default.room_patience / factor,
+            archive_patience: default.archive_patience / factor,
+            spool_patience: default.spool_patience / factor,
             retry_max: default.retry_max / factor,
+            connection_age: default.connection_age / factor,
             ..default
         }
     }

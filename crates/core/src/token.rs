@@ -98,6 +98,26 @@ impl Token {
     }
 }
 
+/// How much of what follows a token's prefix makes a text suspect.
+const SUSPECT_CHARS: usize = 20;
+
+/// Whether a text seems to hold a token, ours or a JSON Web Token, whole, cut or mistyped: such a text is not to be kept or shown.
+#[must_use]
+pub fn is_in(text: &str) -> bool {
+    let suspect = |after: &str| after.bytes().take_while(u8::is_ascii_alphanumeric).count() >= SUSPECT_CHARS;
+    TokenKind::ALL.into_iter().any(|kind| text.match_indices(kind.prefix()).any(|(at, _)| suspect(&text[at + 5..])))
+        || text.match_indices(JWT_PART).any(|(at, _)| is_jwt(&text[at..]))
+}
+
+/// What both readable parts of a JSON Web Token begin with: `{"`, encoded.
+const JWT_PART: &str = "eyJ";
+
+/// Whether a text begins as a JSON Web Token does: with a header, and what may be claims behind it.
+fn is_jwt(text: &str) -> bool {
+    let header = text.bytes().take_while(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_')).count();
+    text[header..].strip_prefix('.').is_some_and(|claims| claims.starts_with(JWT_PART))
+}
+
 impl fmt::Debug for Token {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}…", self.kind.prefix())
@@ -124,6 +144,25 @@ impl FromStr for Token {
 mod tests {
     use super::*;
     use proptest::prelude::*;
+
+    #[test]
+    fn a_token_is_found_within_a_text() {
+        let token = Token::from_random(TokenKind::Registration, &[3; 32]);
+        for text in
+            [token.reveal(), &token.reveal()[..30], &format!("token={}", token.reveal()), &format!("octu_ {}!", token.reveal())]
+        {
+            assert!(is_in(text), "{text}");
+        }
+        for text in ["eyJhbGciOiJFUzI1NiJ9.eyJpc3MiOiJpIn0.c2ln", "token=eyJhbGciOiJFUzI1NiJ9.eyJpc", "eyJ eyJh.eyJ"] {
+            assert!(is_in(text), "{text}");
+        }
+        for text in ["eyJhIjoxfQ", "eyJhIjoxfQ.", "eyJhIjoxfQ.c2ln", "a.eyJhIjoxfQ", "eyJ eyJ.ey", "eyJé.eyJ"] {
+            assert!(!is_in(text), "{text}");
+        }
+        for text in ["", "octu_", "octavius octu_short octr_", "0k3v7q2m8d5x1n4r6t9w0b9f2q"] {
+            assert!(!is_in(text), "{text}");
+        }
+    }
 
     proptest! {
         #[test]

@@ -1,10 +1,11 @@
 //! The life of one attempt in this executor: prepare, report `starting`, start, follow, report the end, remove. One task each.
 
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
-use octavius_core::Timing;
 use octavius_core::execution::{Ending, LogSeal, Reason, State};
+use octavius_core::{Timing, TraceContext};
 use octavius_failpoint::{
     EXECUTOR_ASSIGNED, EXECUTOR_LOG_SENT, EXECUTOR_OVER, EXECUTOR_REPORTED, EXECUTOR_STARTED, EXECUTOR_STARTING,
     EXECUTOR_STARTING_TOLD, reach,
@@ -14,12 +15,14 @@ use octavius_proto::v1::report_execution_request::Step;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
-use crate::book::{Book, Page};
+use crate::book::{Book, Closed, Page};
 use crate::ending;
 use crate::journal::StopCause;
 use crate::link::{Link, Refused};
+use crate::pace::Appends;
 use crate::runner::{Held, Launch, Over, Run, Runner, Stage, Unprepared};
 use crate::sys;
+use crate::traced::{Traced, step};
 use crate::upload::Upload;
 
 /// A job that has run for so long is reported as running. Shorter ones go from `starting` to their end, which saves a report each.
@@ -38,6 +41,7 @@ const NO_LOG: LogSeal = LogSeal { size_bytes: 0, crc32c: 0, whole: true, missing
 pub(crate) struct Context {
     pub(crate) runner: Box<dyn Runner>,
     pub(crate) link: Link,
+    pub(crate) appends: Appends,
     pub(crate) timing: Timing,
     pub(crate) shutdown: CancellationToken,
 }
@@ -49,7 +53,7 @@ pub(crate) enum Begin {
     /// It cannot run here, for this reason.
     Impossible(Ending),
     /// It was found from before.
-    Found(Stage, Arc<dyn Run>),
+    Found(Stage, Arc<dyn Run>, Option<TraceContext>),
 }
 
 /// Why an attempt is not followed to its end.
@@ -69,54 +73,96 @@ impl From<Refused> for Leave {
         match refused {
             Refused::Forgotten(message) => Self::Forgotten(message),
             Refused::Unknown(message) => Self::Unknown(message),
-            Refused::LogGap(_) | Refused::LogSealed | Refused::NoRoom(_) => Self::Unknown(refused.to_string()),
+            Refused::LogGap(_) | Refused::LogSealed | Refused::NoRoom(_) | Refused::HeldBack(_) => {
+                Self::Unknown(refused.to_string())
+            }
         }
     }
 }
 
 /// Leads an attempt through its life.
-pub(crate) async fn drive(context: Arc<Context>, page: Page, begin: Begin) {
+pub(crate) async fn drive(context: Arc<Context>, page: Page, mut begin: Begin) {
+    let held = page.held;
+    let came = match &mut begin {
+        Begin::Assigned(launch) => launch.trace.take(),
+        Begin::Found(_, _, trace) => trace.take(),
+        Begin::Impossible(_) => None,
+    };
+    let mut traced = Traced::begin(held, came.as_ref());
+    if let Begin::Assigned(launch) = &mut begin {
+        traced.of_job(launch.job.name.as_str());
+        launch.trace = traced.context().cloned();
+    }
+    let led = Box::pin(lead(&context, page, begin));
+    match traced.lead(held, led).await {
+        Led::Ended(ending) => traced.ended(&ending),
+        Led::Left(why) => traced.left(why),
+    }
+}
+
+/// What came of an attempt here.
+enum Led {
+    Ended(Ending),
+    Left(&'static str),
+}
+
+async fn lead(context: &Context, page: Page, begin: Begin) -> Led {
     let held = page.held;
     if let Begin::Assigned(_) = &begin {
         reach(&EXECUTOR_ASSIGNED);
     }
     let (stage, run) = match begin {
-        Begin::Found(stage, run) => (stage, run),
-        Begin::Impossible(ending) => return unrunnable(&context, &page, &ending).await,
+        Begin::Found(stage, run, _) => (stage, run),
+        Begin::Impossible(ending) => return unrunnable(context, &page, ending).await,
         Begin::Assigned(_) if context.shutdown.is_cancelled() => {
-            return hand_back(&context, held, "the executor is stopping").await;
+            hand_back(context, held, "the executor is stopping").await;
+            return Led::Left("handed back");
         }
-        Begin::Assigned(launch) => match context.runner.prepare(*launch).await {
-            Ok(run) => (Stage::Prepared, run),
-            Err(Unprepared::Never(ending)) => return unrunnable(&context, &page, &ending).await,
-            Err(Unprepared::NotNow(message)) => return not_now(&context, page, &message).await,
-        },
+        Begin::Assigned(launch) => {
+            let _step = step("prepare");
+            match context.runner.prepare(*launch).await {
+                Ok(run) => (Stage::Prepared, run),
+                Err(Unprepared::Never(ending)) => return unrunnable(context, &page, ending).await,
+                Err(Unprepared::NotNow(message)) => {
+                    not_now(context, page, &message).await;
+                    return Led::Left("handed back");
+                }
+            }
+        }
     };
     let left = tokio::select! {
-        left = through(&context, &page, stage, &run) => left,
+        left = through(context, &page, stage, &run) => left,
         leave = sent_away(&page) => Err(leave),
     };
     match left {
-        Ok(()) => run.remove().await,
-        Err(Leave::Shutdown) => {}
+        Ok(ending) => {
+            run.remove().await;
+            Led::Ended(ending)
+        }
+        Err(Leave::Shutdown) => Led::Left("the executor stops"),
         Err(Leave::Fenced) => {
-            tracing::info!(id = %held.id, attempt = held.fence.attempt, "stopped: the attempt is not this executor's any more");
-            if stop_wholly(&context, &run).await {
+            tracing::info!("stopped: the attempt is not this executor's any more");
+            if stop_wholly(context, &run).await {
                 run.remove().await;
             }
+            Led::Left("not this executor's any more")
         }
-        Err(Leave::Forgotten(message)) => let_be(&context, page, &run, &message).await,
+        Err(Leave::Forgotten(message)) => {
+            let_be(context, page, &run, &message).await;
+            Led::Left("let be")
+        }
         Err(Leave::Unknown(message)) => {
-            if stop_wholly(&context, &run).await && last_word(&context, &page, &message).await {
+            if stop_wholly(context, &run).await && last_word(context, &page, &message).await {
                 run.quarantine(&message).await;
             }
+            Led::Left("not known")
         }
     }
 }
 
 /// Reports that an attempt was not started and is given back; at a shutdown only as long as that waits.
 pub(crate) async fn hand_back(context: &Context, held: Held, message: &str) {
-    tracing::info!(id = %held.id, attempt = held.fence.attempt, message, "handed back");
+    tracing::info!(execution = %held.id, attempt = held.fence.attempt, why = message, "handed back");
     let step = Step::HandedBack(v1::HandedBack { message: message.to_owned() });
     let _ = context.link.report(held, step).await;
 }
@@ -125,7 +171,7 @@ pub(crate) async fn hand_back(context: &Context, held: Held, message: &str) {
 /// fetch, and fail, everything that others could run.
 async fn not_now(context: &Context, page: Page, message: &str) {
     let book = page.book().clone();
-    let newly = book.close();
+    let newly = book.close(Closed::UNREADY);
     hand_back(context, page.held, message).await;
     drop(page);
     if newly {
@@ -146,19 +192,20 @@ async fn open_when_ready(context: &Context, book: &Book) {
         }
     }
     tracing::info!("taking work again");
-    book.open_again();
+    book.open_again(Closed::UNREADY);
 }
 
 /// Reports the end of an attempt that never began.
-async fn unrunnable(context: &Context, page: &Page, ending: &Ending) {
+async fn unrunnable(context: &Context, page: &Page, ending: Ending) -> Led {
     page.set_over();
     let held = page.held;
-    tracing::info!(id = %held.id, attempt = held.fence.attempt, message = ending.message, "cannot be run here");
-    let reported = context.link.report_finished(held, ending, NO_LOG, false);
+    tracing::info!(why = ending.message, "cannot be run here");
+    let reported = context.link.report_finished(held, &ending, NO_LOG, false);
     tokio::select! {
         _ = reported => {}
         () = context.shutdown.cancelled() => {}
     }
+    Led::Ended(ending)
 }
 
 /// Reports as lost what is about to be put aside, so that nobody waits for an end that would never come. What was refused may have been
@@ -186,9 +233,9 @@ async fn sent_away(page: &Page) -> Leave {
 /// Leaves alone what the store does not know of, perhaps because it was restored from an older backup: the job may be doing work that
 /// somebody counts on. It is neither stopped nor reported, its slot is free, and once it is over, it is put aside.
 async fn let_be(context: &Context, page: Page, run: &Arc<dyn Run>, message: &str) {
-    let held = page.held;
-    tracing::warn!(id = %held.id, attempt = held.fence.attempt, why = message, "let be: it goes into quarantine when it is over");
+    tracing::warn!(why = message, "let be: it goes into quarantine when it is over");
     run.let_be(message).await;
+    run.output().forsake();
     drop(page);
     tokio::select! {
         _ = run.wait() => run.quarantine(message).await,
@@ -205,11 +252,11 @@ async fn stop_wholly(context: &Context, run: &Arc<dyn Run>) -> bool {
     }
 }
 
-async fn through(context: &Context, page: &Page, stage: Stage, run: &Arc<dyn Run>) -> Result<(), Leave> {
+async fn through(context: &Context, page: &Page, stage: Stage, run: &Arc<dyn Run>) -> Result<Ending, Leave> {
     if run.stop_asked().await == Some(StopCause::Fenced) {
         return Err(Leave::Fenced);
     }
-    let mut upload = Upload::new(page.held, Arc::clone(run), context.timing);
+    let mut upload = Upload::new(page.held, Arc::clone(run), context.appends.clone(), context.timing);
     let ending = match stage {
         Stage::Lost(message) => ending::lost(&message),
         Stage::Started(runs_as) => match follow(context, page, run, &mut upload, runs_as).await {
@@ -220,8 +267,10 @@ async fn through(context: &Context, page: &Page, stage: Stage, run: &Arc<dyn Run
         Stage::Prepared => begin_and_follow(context, page, run, &mut upload).await?,
     };
     page.set_over();
+    run.output().end();
+    let _step = step("report");
     tokio::select! {
-        finished = finish(context, page.held, &mut upload, &ending) => finished,
+        finished = finish(context, page.held, &mut upload, &ending) => finished.map(|()| ending),
         () = context.shutdown.cancelled() => Err(Leave::Shutdown),
     }
 }
@@ -233,9 +282,8 @@ fn cancelled() -> Ending {
 async fn begin_and_follow(context: &Context, page: &Page, run: &Arc<dyn Run>, upload: &mut Upload) -> Result<Ending, Leave> {
     let mut why = String::new();
     for _ in 0..STARTS {
-        reach(&EXECUTOR_STARTING);
+        let starting = step("start");
         permission(context, page.held).await?;
-        reach(&EXECUTOR_STARTING_TOLD);
         if page.stop().or(run.stop_asked().await).is_some() {
             return Ok(cancelled());
         }
@@ -244,7 +292,8 @@ async fn begin_and_follow(context: &Context, page: &Page, run: &Arc<dyn Run>, up
             Err(ending) => return Ok(ending),
         };
         reach(&EXECUTOR_STARTED);
-        tracing::debug!(id = %page.held.id, attempt = page.held.fence.attempt, runs_as, "started");
+        drop(starting);
+        tracing::debug!(runs_as, "started");
         match follow(context, page, run, upload, Some(runs_as)).await {
             Err(Follow::NotStarted(reason)) => why = reason,
             Err(Follow::Leave(leave)) => return Err(leave),
@@ -258,6 +307,7 @@ async fn begin_and_follow(context: &Context, page: &Page, run: &Arc<dyn Run>, up
 /// Reports `starting` until a controller says yes, lately enough to act on it.
 async fn permission(context: &Context, held: Held) -> Result<(), Leave> {
     loop {
+        reach(&EXECUTOR_STARTING);
         // Counted from before the report: that is when the controller surely still counted on this executor.
         let asked_at = sys::awake();
         let report = context.link.report(held, Step::Starting(v1::Starting {}));
@@ -270,8 +320,13 @@ async fn permission(context: &Context, held: Held) -> Result<(), Leave> {
             () = patience => return Err(Leave::Shutdown),
         };
         match verdict {
-            v1::Verdict::Accepted if sys::awake().saturating_sub(asked_at) < context.timing.start_within => return Ok(()),
-            v1::Verdict::Accepted => {}
+            v1::Verdict::Accepted => {
+                reach(&EXECUTOR_STARTING_TOLD);
+                // The last look at the clock before the start: this process may have slept since, and have been given up.
+                if sys::awake().saturating_sub(asked_at) < context.timing.start_within {
+                    return Ok(());
+                }
+            }
             v1::Verdict::Stop | v1::Verdict::Unspecified => return Err(Leave::Fenced),
         }
     }
@@ -291,12 +346,16 @@ async fn follow(
     upload: &mut Upload,
     runs_as: Option<String>,
 ) -> Result<Ending, Follow> {
+    let mut running_step = step("run");
+    if running_step.is_recorded() {
+        running_step.set("octavius.runs_as", runs_as.clone().unwrap_or_default());
+    }
     let (over_sender, over) = watch::channel(false);
-    let watched = async {
+    // Pinned where they are made: what is moved before it is awaited takes its room once more for each move, in every attempt that waits.
+    let watched = pin!(async {
         let mut stops = page.stops();
         let where_it_ran = runs_as.clone();
-        let running = report_running(context, page.held, run, runs_as);
-        tokio::pin!(running);
+        let mut running = pin!(report_running(context, page.held, run, runs_as));
         let mut reported = false;
         let ended = loop {
             let stop = *stops.borrow_and_update();
@@ -329,10 +388,8 @@ async fn follow(
             }
             Over::NotStarted(message) => Err(Follow::NotStarted(message)),
         }
-    };
-    let sent = async {
-        upload.follow(&context.link, over, context.timing.log_poll).await.map_err(|refused| Follow::Leave(refused.into()))
-    };
+    });
+    let sent = pin!(async { upload.follow(&context.link, over).await.map_err(|refused| Follow::Leave(refused.into())) });
     tokio::select! {
         both = async { tokio::try_join!(watched, sent) } => both.map(|(ending, ())| ending),
         () = context.shutdown.cancelled() => Err(Follow::Leave(Leave::Shutdown)),
@@ -375,10 +432,10 @@ async fn say_running(context: &Context, held: Held, running: v1::Running) -> Res
 async fn finish(context: &Context, held: Held, upload: &mut Upload, ending: &Ending) -> Result<(), Leave> {
     loop {
         let (_sender, over) = watch::channel(true);
-        upload.follow(&context.link, over, context.timing.log_poll).await?;
+        upload.follow(&context.link, over).await?;
         reach(&EXECUTOR_LOG_SENT);
         let mut ending = ending.clone();
-        if let Some(why) = upload.given_up() {
+        if let Some(why) = upload.trouble() {
             ending::append(&mut ending, why);
         }
         match context.link.report_finished(held, &ending, upload.seal(), upload.is_cut()).await {
@@ -389,8 +446,6 @@ async fn finish(context: &Context, held: Held, upload: &mut Upload, ending: &End
         }
     }
     reach(&EXECUTOR_REPORTED);
-    tracing::info!(
-        id = %held.id, attempt = held.fence.attempt, outcome = %ending.outcome, message = ending.message, "finished"
-    );
+    tracing::info!(outcome = %ending.outcome, why = ending.message, "finished");
     Ok(())
 }

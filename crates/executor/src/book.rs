@@ -2,7 +2,7 @@
 //! are free.
 
 use std::collections::HashMap;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use octavius_core::ExecutionId;
@@ -45,15 +45,26 @@ struct Inner {
     capacity: usize,
     lines: Mutex<HashMap<(ExecutionId, u32), Line>>,
     freed: Notify,
-    /// Nothing more can be made ready here at present, whatever the slots say.
-    closed: AtomicBool,
+    /// Why nothing more can be taken here at present, whatever the slots say.
+    closed: AtomicU8,
+}
+
+/// Why nothing is taken.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Closed(u8);
+
+impl Closed {
+    /// Nothing can be made ready.
+    pub(crate) const UNREADY: Self = Self(1);
+    /// There is no room for output.
+    pub(crate) const SPOOL: Self = Self(2);
 }
 
 impl Book {
     /// An empty book.
     pub(crate) fn new(capacity: u32) -> Self {
         let capacity = usize::try_from(capacity).unwrap_or(usize::MAX);
-        Self(Arc::new(Inner { capacity, lines: Mutex::default(), freed: Notify::new(), closed: AtomicBool::new(false) }))
+        Self(Arc::new(Inner { capacity, lines: Mutex::default(), freed: Notify::new(), closed: AtomicU8::new(0) }))
     }
 
     fn lines(&self) -> MutexGuard<'_, HashMap<(ExecutionId, u32), Line>> {
@@ -112,23 +123,23 @@ impl Book {
 
     /// Slots that are free; none while the executor is closed, so that it is given nothing.
     pub(crate) fn free(&self) -> u32 {
-        if self.0.closed.load(Ordering::Relaxed) {
+        if self.0.closed.load(Ordering::Relaxed) != 0 {
             return 0;
         }
         let free = self.0.capacity.saturating_sub(Self::taken(&self.lines()));
         u32::try_from(free).unwrap_or(u32::MAX)
     }
 
-    /// From here on no slot is free, until [`Book::open_again`]. False if that was so already.
-    pub(crate) fn close(&self) -> bool {
-        let newly = !self.0.closed.swap(true, Ordering::Relaxed);
+    /// From here on no slot is free, until [`Book::open_again`] for the same reason. False if that was so already.
+    pub(crate) fn close(&self, why: Closed) -> bool {
+        let newly = self.0.closed.fetch_or(why.0, Ordering::Relaxed) & why.0 == 0;
         self.tell();
         newly
     }
 
     /// Ends what [`Book::close`] began.
-    pub(crate) fn open_again(&self) {
-        self.0.closed.store(false, Ordering::Relaxed);
+    pub(crate) fn open_again(&self, why: Closed) {
+        self.0.closed.fetch_and(!why.0, Ordering::Relaxed);
         self.tell();
     }
 
@@ -197,8 +208,11 @@ mod tests {
         assert_eq!(book.free(), 1);
         drop(one);
         assert_eq!((book.free(), book.held().len()), (1, 2));
-        assert_eq!((book.close(), book.close(), book.free()), (true, false, 0));
-        book.open_again();
+        let unready = Closed::UNREADY;
+        assert_eq!((book.close(unready), book.close(unready), book.close(Closed::SPOOL), book.free()), (true, false, true, 0));
+        book.open_again(unready);
+        assert_eq!(book.free(), 0);
+        book.open_again(Closed::SPOOL);
         assert_eq!(book.free(), 1);
     }
 

@@ -4,20 +4,24 @@ use std::fs::{File, OpenOptions, TryLockError};
 use std::io;
 use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use tokio::sync::{mpsc, watch};
 use tokio::task::{JoinError, JoinSet};
 use tokio_util::sync::CancellationToken;
+use tracing::Instrument as _;
 
 use crate::attempt::{Begin, Context, drive, hand_back};
 use crate::book::{Book, Page};
 use crate::link::{Link, random};
-use crate::runner::kubernetes::KubernetesRunner;
+use crate::offers::Offered;
+use crate::pace::Appends;
+use crate::runner::kubernetes::{KubernetesRunner, Place};
 use crate::runner::process::ProcessRunner;
-use crate::runner::{Recovered, Runner};
+use crate::runner::{Orphans, Recovered, Runner};
 use crate::session::{Order, Session};
+use crate::spool::Spool;
 use crate::{ExecutorError, ExecutorOptions, RunnerOptions};
 
 /// How long attempts may take to come to rest after a shutdown; they are then left to the next executor.
@@ -58,13 +62,17 @@ pub(crate) async fn run(options: ExecutorOptions, shutdown: CancellationToken) -
     let data_dir = take(&options.data_dir).await?;
     let unusable = |source| ExecutorError::DataDir { path: data_dir.path.clone(), source };
     let (stands, standing) = watch::channel(None);
+    let (orphans_seen, orphans) = watch::channel(Orphans::default());
+    let spool = Spool::new(options.spool_limit, options.capacity);
+    let offered = Offered { executor: options.id.clone(), offers: options.secrets, own_folder: data_dir.path.clone() };
     let runner: Box<dyn Runner> = match options.runner {
         RunnerOptions::Process { shim } => {
-            Box::new(ProcessRunner::open(&data_dir.path, &shim, options.timing.kill_grace).map_err(unusable)?)
+            Box::new(ProcessRunner::open(&data_dir.path, &shim, offered, spool.clone(), options.timing).map_err(unusable)?)
         }
         RunnerOptions::Kubernetes(kubernetes) => {
-            let (id, standing) = (options.id.clone(), standing.clone());
-            let opened = KubernetesRunner::open(&data_dir.path, id, *kubernetes, options.timing, standing).await;
+            let place = Place { data_dir: &data_dir.path, spool: spool.clone() };
+            let opened =
+                KubernetesRunner::open(place, offered, *kubernetes, options.timing, standing.clone(), orphans_seen).await;
             Box::new(opened.map_err(|why| ExecutorError::Kubernetes { why })?)
         }
     };
@@ -80,6 +88,7 @@ pub(crate) async fn run(options: ExecutorOptions, shutdown: CancellationToken) -
     let context = Arc::new(Context {
         runner,
         link: Link::new(connected, options.timing),
+        appends: Appends::new(options.timing, options.log_rate),
         timing: options.timing,
         shutdown: shutdown.clone(),
     });
@@ -89,13 +98,14 @@ pub(crate) async fn run(options: ExecutorOptions, shutdown: CancellationToken) -
     }
     for recovered in found {
         if let Ok(page) = book.enter_found(recovered.held) {
-            attempts.spawn(go_on(Arc::clone(&context), page, recovered, standing.clone()));
+            attempts.spawn(go_on(Arc::clone(&context), page, recovered, standing.clone()).in_current_span());
         }
     }
+    let keeping = spool.keep(book.clone(), options.timing);
     let session = Session {
         id: options.id,
         controllers: options.controllers,
-        token: options.token,
+        credential: Mutex::new(options.credential),
         labels: options.labels,
         capacity: options.capacity,
         runner: runner_name,
@@ -106,14 +116,17 @@ pub(crate) async fn run(options: ExecutorOptions, shutdown: CancellationToken) -
         orders,
         connection,
         stands,
+        orphans,
         shutdown: shutdown.clone(),
     };
     let held = {
         let holding = session.hold();
         tokio::pin!(holding);
+        tokio::pin!(keeping);
         loop {
             tokio::select! {
                 held = &mut holding => break held,
+                () = &mut keeping => {} // it never ends
                 Some(order) = ordered.recv() => obey(&mut attempts, &context, order),
                 Some(done) = attempts.join_next() => note(done),
             }
@@ -144,15 +157,17 @@ async fn go_on(context: Arc<Context>, page: Page, found: Recovered, mut standing
         () = context.shutdown.cancelled() => false,
     };
     if stands {
-        drive(context, page, Begin::Found(found.stage, found.run)).await;
+        drive(context, page, Begin::Found(found.stage, found.run, found.trace)).await;
     }
 }
 
 fn obey(attempts: &mut JoinSet<()>, context: &Arc<Context>, order: Order) {
     let context = Arc::clone(context);
     match order {
-        Order::Drive(page, begin) => attempts.spawn(drive(context, page, begin)),
-        Order::HandBack(held, message) => attempts.spawn(async move { hand_back(&context, held, &message).await }),
+        Order::Drive(page, begin) => attempts.spawn(drive(context, page, begin).in_current_span()),
+        Order::HandBack(held, message) => {
+            attempts.spawn(async move { hand_back(&context, held, &message).await }.in_current_span())
+        }
     };
 }
 

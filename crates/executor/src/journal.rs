@@ -5,6 +5,9 @@
 //! | --- | --- | --- |
 //! | `journal` | both | what to run, that it was started, how it ended: a line each; mode 0600, since arguments and secrets are in it |
 //! | `output` | the shim | the job's standard output and standard error, in one, as they came; not there before the first byte |
+//! | `times` | the shim | when the output was printed: see [`crate::times`]; not there where all of it came at once |
+//! | `sent` | the executor, whenever it gives disk blocks back | how far the controller has the output, and the checksum up to there |
+//! | `room` | the executor, when the shim needs more than it was given at first | how far the output may grow: see [`crate::room`] |
 //! | `stop` | the executor, before it sends the signal | that the executor wants it stopped, and why |
 //! | `let-be` | the executor | that it is not the executor's to touch any more, and why: it is let run, and moved away once it is over |
 //! | `work/` | the job | its working folder, home and place for temporary files |
@@ -20,6 +23,9 @@ use serde::{Deserialize, Serialize};
 
 pub(crate) const JOURNAL: &str = "journal";
 pub(crate) const OUTPUT: &str = "output";
+pub(crate) const TIMES: &str = "times";
+pub(crate) const SENT: &str = "sent";
+pub(crate) const ROOM: &str = "room";
 pub(crate) const STOP: &str = "stop";
 pub(crate) const LET_BE: &str = "let-be";
 pub(crate) const WORK: &str = "work";
@@ -104,6 +110,21 @@ pub(crate) struct Spec {
     pub(crate) masked: Vec<String>,
     pub(crate) timeout_ms: u64,
     pub(crate) kill_grace_ms: u64,
+    /// How far the output may grow, in bytes, before the executor has said more in `room`.
+    #[serde(default = "unlimited")]
+    pub(crate) room: u64,
+    /// How long output waits for room before it is dropped.
+    #[serde(default = "default_patience")]
+    pub(crate) room_patience_ms: u64,
+}
+
+/// Executors before this version gave no limit.
+fn unlimited() -> u64 {
+    u64::MAX
+}
+
+fn default_patience() -> u64 {
+    u64::try_from(octavius_core::Timing::default().spool_patience.as_millis()).unwrap_or(u64::MAX)
 }
 
 /// What brought a job to its end.

@@ -1,26 +1,39 @@
 //! The executor: a daemon that holds a session with a controller, runs the work it is given, and uploads the logs.
 //!
 //! Rooms: `session` talks with the controller, `book` says what is held, `attempt` leads one attempt through its life with a
-//! `runner`, `upload` and `link`; `shim` is the small process beside each job, which shares only `journal` with the rest.
+//! `runner`, `upload` and `link`; `shim` is the small process beside each job, which shares with the rest only what is in a run folder: `journal`,
+//! `room`, `times`. What jobs print is brought by `carry` into the `spool` and by `upload` from there to a controller, at the `pace` of all.
 
 mod attempt;
 mod book;
+mod carry;
+mod credential;
 mod daemon;
 mod ending;
 mod journal;
 mod link;
 mod mask;
+mod offers;
+mod pace;
+mod room;
 mod runner;
 mod session;
 mod shim;
+mod spool;
 mod sys;
+mod times;
+mod traced;
 mod upload;
 
-pub use runner::kubernetes::{JobSetting, KubernetesConnection, KubernetesOptions, KubernetesPermission, check_kubernetes};
+pub use credential::{Credential, CredentialError};
+pub use offers::{FoundOffer, OfferError, SecretOffers, check_offers};
+pub use runner::kubernetes::{
+    JobSetting, KubernetesConnection, KubernetesOptions, KubernetesPermission, check_kubernetes, check_kubernetes_offers,
+};
 
 use std::fmt;
 use std::io;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use octavius_core::{ExecutorId, Labels, Timing};
@@ -35,8 +48,8 @@ pub struct ExecutorOptions {
     pub id: ExecutorId,
     /// Controllers; the first that answers is used.
     pub controllers: Vec<Address>,
-    /// Its own token.
-    pub token: String,
+    /// Its own tokens.
+    pub credential: Credential,
     /// Its labels.
     pub labels: Labels,
     /// How many executions it runs at once, 1 or more.
@@ -45,6 +58,12 @@ pub struct ExecutorOptions {
     pub data_dir: PathBuf,
     /// What runs the jobs.
     pub runner: RunnerOptions,
+    /// What jobs may be given, of what the executor can read.
+    pub secrets: SecretOffers,
+    /// How much output may wait on its disk until a controller has it, in bytes.
+    pub spool_limit: u64,
+    /// How many bytes of output it sends in a second, of all jobs together; none for no limit.
+    pub log_rate: Option<u64>,
     /// Longest wait for a connection.
     pub connect_timeout: Duration,
     /// Durations.
@@ -65,14 +84,31 @@ pub enum RunnerOptions {
 
 impl fmt::Debug for ExecutorOptions {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { id, controllers, token: _, labels, capacity, data_dir, runner, connect_timeout, timing } = self;
+        let Self {
+            id,
+            controllers,
+            credential,
+            labels,
+            capacity,
+            data_dir,
+            runner,
+            secrets,
+            spool_limit,
+            log_rate,
+            connect_timeout,
+            timing,
+        } = self;
         f.debug_struct("ExecutorOptions")
             .field("id", id)
             .field("controllers", controllers)
+            .field("credential", credential)
             .field("labels", labels)
             .field("capacity", capacity)
             .field("data_dir", data_dir)
             .field("runner", runner)
+            .field("secrets", secrets)
+            .field("spool_limit", spool_limit)
+            .field("log_rate", log_rate)
             .field("connect_timeout", connect_timeout)
             .field("timing", timing)
             .finish_non_exhaustive()
@@ -93,6 +129,9 @@ pub enum ExecutorError {
         /// What the controller answered.
         fault: Box<Fault>,
     },
+    /// Its tokens cannot be kept, or used.
+    #[error(transparent)]
+    Credential(#[from] CredentialError),
     /// The controller does not take the executor's token.
     #[error("the controller does not take the token of executor `{id}` ({message}): register it again")]
     TokenRefused {
@@ -132,7 +171,7 @@ pub enum ExecutorError {
     NoCapacity,
 }
 
-/// Registers an executor and returns the token that is its own.
+/// Registers an executor, keeps its token in the data folder, and returns it. Repeated after its answer was lost, it is one registration.
 ///
 /// # Errors
 /// Where no controller answers, or the registration token is refused.
@@ -140,14 +179,23 @@ pub async fn register(
     controllers: &[Address],
     registration_token: &str,
     id: &ExecutorId,
+    data_dir: &Path,
     connect_timeout: Duration,
-) -> Result<String, ExecutorError> {
+) -> Result<Credential, ExecutorError> {
+    let own = Credential::prepare(data_dir, id)?;
     let connection = Connection::open(controllers, Some(registration_token), connect_timeout).await?;
-    let mut request = tonic::Request::new(v1::RegisterExecutorRequest { id: id.to_string() });
+    let mut request = tonic::Request::new(v1::RegisterExecutorRequest { id: id.to_string(), token_digest: own.digest().into() });
     request.set_timeout(connect_timeout);
     let registered = connection.executors().register_executor(request).await;
-    let refused = |status| ExecutorError::Registration { id: id.clone(), fault: Box::new(Fault::from_status(&status)) };
-    Ok(registered.map_err(refused)?.into_inner().token)
+    let refused = |status| match connection.trouble() {
+        Some(trouble) => {
+            let tried = vec![format!("{}: {trouble}", connection.address())];
+            ConnectError::Untrusted { tried, trouble }.into()
+        }
+        None => ExecutorError::Registration { id: id.clone(), fault: Box::new(Fault::from_status(&status)) },
+    };
+    registered.map_err(refused)?;
+    Ok(own.registered(data_dir)?)
 }
 
 /// Runs an executor until `shutdown`; jobs that run then go on running, for the next executor with the same data folder.
@@ -155,7 +203,9 @@ pub async fn register(
 /// # Errors
 /// Where it cannot begin at all: the data folder is in use, the token is refused for good.
 pub async fn run(options: ExecutorOptions, shutdown: CancellationToken) -> Result<(), ExecutorError> {
-    daemon::run(options, shutdown).await
+    use tracing::Instrument as _;
+    let line = tracing::info_span!("executor", executor = %options.id);
+    daemon::run(options, shutdown).instrument(line).await
 }
 
 /// What `octavius shim RUN_DIR` does; `arguments` are those after `shim`. Returns the exit code. To be called before anything else is

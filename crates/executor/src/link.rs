@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use octavius_core::Timing;
 use octavius_core::execution::{Ending, LogSeal};
+use octavius_core::log::Times;
 use octavius_proto::client::Connection;
 use octavius_proto::v1::report_execution_request::Step;
 use octavius_proto::{Fault, reason, v1};
@@ -15,6 +16,12 @@ use crate::runner::Held;
 
 /// A call that has not been answered for so long is made again.
 const CALL_TIMEOUT: Duration = Duration::from_secs(15);
+/// A piece of a log may be longer under way, by a second for so many bytes: a thin line is no reason to begin again. A line that is dead is
+/// found out by the connection itself.
+const SLOWEST: u64 = 16 * 1024;
+
+/// How many times the longest pause a long one is.
+const LONG: u32 = 15;
 
 /// Why a call was given up: what it says will be refused always.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -28,6 +35,9 @@ pub(crate) enum Refused {
     /// The store has no room for the log at present.
     #[error("{0}")]
     NoRoom(String),
+    /// The log is held back until the archive is there again.
+    #[error("{0}")]
+    HeldBack(String),
     /// The controller has never heard of the attempt: its store may have been restored from an older backup.
     #[error("{0}")]
     Forgotten(String),
@@ -56,6 +66,15 @@ impl Backoff {
     pub(crate) fn pause(&mut self) -> Duration {
         let whole = self.next.min(self.timing.retry_max);
         self.next = (self.next * 2).min(self.timing.retry_max);
+        Self::jittered(whole)
+    }
+
+    /// A long pause: what is waited for is that somebody puts something right.
+    pub(crate) fn long_pause(&self) -> Duration {
+        Self::jittered(self.timing.retry_max * LONG)
+    }
+
+    fn jittered(whole: Duration) -> Duration {
         let random = u32::try_from(random() >> 32).unwrap_or_default();
         whole / 2 + whole.mul_f64(f64::from(random) / f64::from(u32::MAX) / 2.0)
     }
@@ -109,15 +128,17 @@ impl Link {
 
     /// Appends bytes to an attempt's log until that is answered, and returns where the log ends then. Where there is no room for them, it
     /// is for the caller to say how long that is waited for.
-    pub(crate) async fn append(&self, held: Held, offset: u64, data: Vec<u8>) -> Result<u64, Refused> {
+    pub(crate) async fn append(&self, held: Held, offset: u64, data: Vec<u8>, times: Times) -> Result<u64, Refused> {
+        let patience = CALL_TIMEOUT + Duration::from_secs(data.len() as u64 / SLOWEST);
         let request = v1::AppendLogRequest {
             id: held.id.to_string(),
             attempt: held.fence.attempt,
             nonce: held.fence.nonce,
             offset,
             data: data.into(),
+            times: (!times.is_empty()).then(|| times.into()),
         };
-        let answer = self.call("append to a log", held, append_refusal, |connection| {
+        let answer = self.call_within(patience, "append to a log", held, append_refusal, |connection| {
             let request = request.clone();
             async move { connection.logs().append_log(request).await }
         });
@@ -138,22 +159,45 @@ impl Link {
     where
         F: Future<Output = Result<tonic::Response<T>, Status>>,
     {
+        self.call_within(CALL_TIMEOUT, what, held, refusal, make).await
+    }
+
+    async fn call_within<T, F>(
+        &self,
+        patience: Duration,
+        what: &'static str,
+        held: Held,
+        refusal: fn(&Status) -> Option<Refused>,
+        make: impl Fn(Connection) -> F,
+    ) -> Result<T, Refused>
+    where
+        F: Future<Output = Result<tonic::Response<T>, Status>>,
+    {
         let mut backoff = Backoff::new(self.timing);
         let mut told = false;
         loop {
             let connection = self.connected().await;
-            let status = match tokio::time::timeout(CALL_TIMEOUT, make(connection)).await {
-                Ok(Ok(answer)) => return Ok(answer.into_inner()),
-                Ok(Err(status)) => status,
-                Err(_) => Status::deadline_exceeded("no answer"),
+            let mut newer = self.connection.clone();
+            newer.mark_unchanged();
+            let given_up = async {
+                // What is asked of a controller that another has taken the place of is hardly answered any more.
+                let _ = tokio::time::timeout(patience.saturating_sub(CALL_TIMEOUT), newer.changed()).await;
+                tokio::time::sleep(CALL_TIMEOUT).await;
+            };
+            let status = tokio::select! {
+                answer = make(connection) => match answer {
+                    Ok(answer) => return Ok(answer.into_inner()),
+                    Err(status) => status,
+                },
+                () = given_up => Status::deadline_exceeded("no answer"),
             };
             if let Some(refused) = refusal(&status) {
                 return Err(refused);
             }
             if told {
-                tracing::debug!(id = %held.id, attempt = held.fence.attempt, code = ?status.code(), error = status.message(), "cannot {what}, trying again");
+                tracing::debug!(execution = %held.id, attempt = held.fence.attempt, code = ?status.code(), error = status.message(), "cannot {what}, trying again");
             } else {
-                tracing::warn!(id = %held.id, attempt = held.fence.attempt, code = ?status.code(), error = status.message(), "cannot {what}, trying on");
+                tracing::warn!(execution = %held.id, attempt = held.fence.attempt, code = ?status.code(), error = status.message(), "cannot {what}, trying on");
                 told = true;
             }
             tokio::time::sleep(backoff.pause()).await;
@@ -194,7 +238,11 @@ fn refusal(status: &Status) -> Option<Refused> {
 /// The same for an append, which need not go on trying where the store has no room: the output is safe in its file.
 fn append_refusal(status: &Status) -> Option<Refused> {
     let fault = Fault::from_status(status);
-    if fault.reason == reason::STORE_FULL { Some(Refused::NoRoom(fault.message)) } else { refusal(status) }
+    match fault.reason.as_str() {
+        reason::STORE_FULL => Some(Refused::NoRoom(fault.message)),
+        reason::ARCHIVE_UNAVAILABLE => Some(Refused::HeldBack(fault.message)),
+        _ => refusal(status),
+    }
 }
 
 #[cfg(test)]
@@ -211,6 +259,7 @@ mod tests {
             assert!(pause >= expected / 2 && pause <= expected, "{pause:?} of {expected:?}");
             expected = (expected * 2).min(timing.retry_max);
         }
+        assert!(backoff.long_pause() >= 5 * timing.retry_max);
         backoff.reset();
         assert!(backoff.pause() <= timing.retry_min);
     }
@@ -226,6 +275,10 @@ mod tests {
         assert_eq!(refusal(&another.into()), Some(Refused::Unknown("not yours".to_owned())));
         let full: Status = Fault::new(Code::ResourceExhausted, reason::STORE_FULL, "full").into();
         assert_eq!((refusal(&full), append_refusal(&full)), (None, Some(Refused::NoRoom("full".to_owned()))));
+        for code in [Code::ResourceExhausted, Code::Unavailable] {
+            let archive: Status = Fault::new(code, reason::ARCHIVE_UNAVAILABLE, "away").into();
+            assert_eq!((refusal(&archive), append_refusal(&archive)), (None, Some(Refused::HeldBack("away".to_owned()))));
+        }
         for passing in
             [Status::not_found("a proxy's page"), Status::unavailable("x"), Status::unknown("x"), Status::unauthenticated("x")]
         {

@@ -14,7 +14,7 @@
 use std::ffi::OsString;
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, PipeReader, Read as _, Write as _};
-use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _};
+use std::os::unix::fs::MetadataExt as _;
 use std::os::unix::net::UnixStream;
 use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
@@ -24,12 +24,12 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
-use rustix::fs::{OFlags, fcntl_getfl, fcntl_setfl};
 use rustix::io::Errno;
 use rustix::process::{Pid, Signal, WaitId, WaitIdOptions, WaitOptions, WaitStatus, kill_process, kill_process_group};
 use signal_hook::consts::{SIGCHLD, SIGTERM};
 
-use crate::journal::{Cause, Exit, JOURNAL, Journal, OUTPUT, Spec, WORK, line};
+use crate::carry::Carry;
+use crate::journal::{Cause, Exit, JOURNAL, Journal, Spec, WORK, line};
 use crate::sys;
 
 /// The job is over and the journal says how.
@@ -45,10 +45,6 @@ const NOT_WRITTEN: i32 = 93;
 
 /// Another process may hold the lock for a moment, to see whether someone else does.
 const LOCK_PATIENCE: Duration = Duration::from_secs(1);
-/// How much output is carried at once: what a pipe holds.
-const OUTPUT_BYTES: usize = 64 * 1024;
-/// How often writing output is tried again where there is no room for it. The job is held up meanwhile, and nothing is lost.
-const WRITE_AGAIN: Duration = Duration::from_millis(200);
 /// How long killed processes may take to go. One that hangs in the kernel, on a dead network drive, is left behind after that.
 const KILL_PATIENCE: Duration = Duration::from_secs(10);
 
@@ -175,79 +171,14 @@ impl Signals {
     }
 }
 
-/// The way of the output from the job's pipe into the file.
-struct Output {
-    /// Made for the first byte: many jobs print nothing.
-    file: Option<File>,
-    pipe: Option<PipeReader>,
-    bytes: Vec<u8>,
-    /// The part of `bytes` that is not in the file yet.
-    waiting: std::ops::Range<usize>,
-}
-
-impl Output {
-    fn new(pipe: PipeReader) -> io::Result<Self> {
-        let flags = fcntl_getfl(&pipe)?;
-        fcntl_setfl(&pipe, flags | OFlags::NONBLOCK)?;
-        Ok(Self { file: None, pipe: Some(pipe), bytes: vec![0; OUTPUT_BYTES], waiting: 0..0 })
-    }
-
-    /// The pipe, where reading from it makes sense.
-    fn wanted(&self) -> Option<&PipeReader> {
-        self.pipe.as_ref().filter(|_| self.waiting.is_empty())
-    }
-
-    /// Carries what is there, but no more than a pipe holds, so that what else there is to do gets its turn. True if there may be more.
-    fn carry(&mut self) -> io::Result<bool> {
-        self.write()?;
-        let Some(pipe) = &mut self.pipe else { return Ok(false) };
-        match pipe.read(&mut self.bytes) {
-            Ok(0) => self.pipe = None, // nobody has its other end any more
-            Ok(count) => self.waiting = 0..count,
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(false),
-            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-            Err(error) => return Err(error),
-        }
-        self.write()?;
-        Ok(self.pipe.is_some())
-    }
-
-    fn write(&mut self) -> io::Result<()> {
-        while !self.waiting.is_empty() {
-            let file = match &mut self.file {
-                Some(file) => file,
-                none => none.insert(OpenOptions::new().create(true).append(true).mode(0o600).open(OUTPUT)?),
-            };
-            match file.write(&self.bytes[self.waiting.clone()]) {
-                Ok(count) => self.waiting.start += count,
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                Err(error) => return Err(error),
-            }
-        }
-        Ok(())
-    }
-
-    /// Carries what is left when the job is over.
-    fn finish(&mut self) -> io::Result<()> {
-        let begun = Instant::now();
-        loop {
-            match self.carry() {
-                Ok(true) => {}
-                Ok(false) => return Ok(()),
-                Err(error) if begun.elapsed() > KILL_PATIENCE => return Err(error),
-                Err(_) => std::thread::sleep(WRITE_AGAIN),
-            }
-        }
-    }
-}
-
 /// Starts the job: in its own process group, so that its group can be killed without the shim.
-fn start(spec: &Spec) -> Result<(Pid, Output), String> {
+fn start(spec: &Spec) -> Result<(Pid, Carry), String> {
     let (name, arguments) = spec.command.split_first().ok_or("the job has no command")?;
     let program = find(name, spec.env.get("PATH").map(String::as_str).unwrap_or_default())?;
     let make = || -> io::Result<_> {
         let (reader, writer) = io::pipe()?;
-        Ok((writer.try_clone()?, writer, Output::new(reader)?))
+        let patience = Duration::from_millis(spec.room_patience_ms);
+        Ok((writer.try_clone()?, writer, Carry::new(reader, spec.room, patience)?))
     };
     let (stdout, stderr, output) = make().map_err(|error| format!("cannot take the job's output: {error}"))?;
     rustix::process::set_child_subreaper(Some(rustix::process::getpid()))
@@ -292,7 +223,7 @@ fn cannot_run(program: &Path, error: &io::Error) -> String {
 }
 
 /// Waits for the job's end and brings it about where it must; nothing of the job is left afterwards.
-fn watch(job: Pid, mut output: Output, spec: &Spec, signals: &Signals) -> Exit {
+fn watch(job: Pid, mut output: Carry, spec: &Spec, signals: &Signals) -> Exit {
     let deadline = Instant::now().checked_add(Duration::from_millis(spec.timeout_ms));
     let grace = Duration::from_millis(spec.kill_grace_ms);
     let mut cause = Cause::Exited;
@@ -307,7 +238,8 @@ fn watch(job: Pid, mut output: Output, spec: &Spec, signals: &Signals) -> Exit {
             break;
         }
         reap(job, &mut status);
-        longest = output.carry().err().map(|_| WRITE_AGAIN);
+        let _ = output.carry(); // what fails is tried again
+        longest = output.again();
         let now = Instant::now();
         // A job that has just been waited for has ended by itself, and its id, which is its group's, may be another's by now.
         if kill_at.is_none() && status.is_none() {
@@ -328,7 +260,8 @@ fn watch(job: Pid, mut output: Output, spec: &Spec, signals: &Signals) -> Exit {
         let _ = kill_process_group(job, Signal::KILL);
     }
     kill_rest(job, &mut status, signals);
-    let message = output.finish().err().map(|error| format!("the end of the output is lost: {error}")).unwrap_or_default();
+    let message =
+        output.finish(KILL_PATIENCE).err().map(|what| format!("the end of the output is lost: {what}")).unwrap_or_default();
     let (code, signal) = status.map_or((None, None), |status| (status.exit_status(), status.terminating_signal()));
     Exit { cause, code, signal, message, started_at_ms: 0, ended_at_ms: 0 }
 }

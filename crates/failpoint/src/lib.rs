@@ -73,6 +73,10 @@ points! {
     REPLY_REPORT = "reply.report", Controller, true;
     /// Bytes of a log were taken, and the executor has no answer yet.
     REPLY_APPEND_LOG = "reply.append-log", Controller, true;
+    /// Before an object of a log goes into the archive.
+    ARCHIVE_PUT = "archive.put", Controller, false;
+    /// An object is in the archive, and no record names it yet.
+    ARCHIVE_PUT_DONE = "archive.put.done", Controller, false;
     /// An executor's presence was announced, and it has not been welcomed yet.
     SESSION_ANNOUNCED = "session.announced", Controller, false;
     /// An execution was claimed for an executor that has not been told yet.

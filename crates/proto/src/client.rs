@@ -13,6 +13,9 @@ use tonic::service::interceptor::InterceptedService;
 use tonic::transport::{Channel, Endpoint};
 use tonic::{Request, Status};
 
+use crate::line::{self, Noted};
+use crate::pem::PemError;
+use crate::tls::{Tls, TlsTrouble};
 use crate::v1::admin_service_client::AdminServiceClient;
 use crate::v1::catalog_service_client::CatalogServiceClient;
 use crate::v1::execution_service_client::ExecutionServiceClient;
@@ -24,7 +27,7 @@ use crate::{MAX_MESSAGE_BYTES, WINDOW_BYTES};
 #[derive(Debug, thiserror::Error)]
 pub enum ConnectError {
     /// An address that is none.
-    #[error("\"{address}\" is not the address of a controller: write HOST:PORT")]
+    #[error("\"{address}\" is not the address of a controller: write HOST:PORT, or https://HOST:PORT")]
     Address {
         /// What was given.
         address: String,
@@ -32,6 +35,23 @@ pub enum ConnectError {
     /// A token that cannot stand in a header.
     #[error("the token holds characters that no token has")]
     Token,
+    /// An address that says `http`, where TLS is set up: a token would travel in the clear.
+    #[error("the address http://{address} is one without TLS, and certificates are set for it")]
+    Clear {
+        /// The address.
+        address: Address,
+    },
+    /// A certificate, or a key, of this side cannot be used.
+    #[error(transparent)]
+    Files(#[from] PemError),
+    /// Every address answered, and with none of them TLS came about: that stays so until somebody puts it right.
+    #[error("no secure connection: {}", tried.join("; "))]
+    Untrusted {
+        /// Each address with what is wrong there.
+        tried: Vec<String>,
+        /// What is wrong with the first.
+        trouble: TlsTrouble,
+    },
     /// No address answered.
     #[error("no controller answered: {}", tried.join("; "))]
     Unreachable {
@@ -40,12 +60,26 @@ pub enum ConnectError {
     },
 }
 
-/// The address of a controller, as its URI.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Address(http::Uri);
+/// The address of a controller, and how it is spoken with.
+#[derive(Debug, Clone)]
+pub struct Address {
+    uri: http::Uri,
+    /// Whether the text said `http`.
+    says_clear: bool,
+    tls: Option<Arc<Tls>>,
+}
+
+impl PartialEq for Address {
+    fn eq(&self, other: &Self) -> bool {
+        self.uri == other.uri && self.tls.is_some() == other.tls.is_some()
+    }
+}
+
+impl Eq for Address {}
 
 impl Address {
-    /// Reads `HOST:PORT`, or a URL with `http`. `[::1]:3000` is an IPv6 address.
+    /// Reads `HOST:PORT`, or a URL with `http`, which is spoken with in the clear, or one with `https`, which is with TLS and has a
+    /// certificate that the system trusts. `[::1]:3000` is an IPv6 address.
     ///
     /// # Errors
     /// Where the text is no address, or names no port.
@@ -53,9 +87,39 @@ impl Address {
         let wrong = || ConnectError::Address { address: text.to_owned() };
         let url = if text.contains("://") { text.to_owned() } else { format!("http://{text}") };
         let uri: http::Uri = url.parse().map_err(|_| wrong())?;
-        let complete =
-            uri.scheme_str() == Some("http") && uri.host().is_some_and(|host| !host.is_empty()) && uri.port_u16().is_some();
-        if complete { Ok(Self(uri)) } else { Err(wrong()) }
+        let tls = match uri.scheme_str() {
+            Some("http") => None,
+            Some("https") => Some(Arc::default()),
+            _ => return Err(wrong()),
+        };
+        let complete = uri.host().is_some_and(|host| !host.is_empty()) && uri.port_u16().is_some();
+        if !complete {
+            return Err(wrong());
+        }
+        Ok(Self { uri, says_clear: tls.is_none() && text.contains("://"), tls })
+    }
+
+    /// The same address, spoken with by this TLS and never in the clear.
+    ///
+    /// # Errors
+    /// Where it says `http`.
+    pub fn secured(self, tls: &Arc<Tls>) -> Result<Self, ConnectError> {
+        if self.says_clear {
+            return Err(ConnectError::Clear { address: self });
+        }
+        Ok(Self { tls: Some(Arc::clone(tls)), ..self })
+    }
+
+    /// Whether it is spoken with by TLS.
+    #[must_use]
+    pub fn is_secure(&self) -> bool {
+        self.tls.is_some()
+    }
+
+    async fn connect(&self, timeout: Duration) -> Result<Opened, tonic::transport::Error> {
+        let (noted, with) = (Noted::default(), |endpoint| settings(endpoint, timeout));
+        let channel = line::connect(&self.uri, self.tls.clone(), noted.clone(), timeout, with).await?;
+        Ok(Opened { channel, noted })
     }
 
     /// Reads several addresses, separated by commas.
@@ -69,11 +133,17 @@ impl Address {
 
 impl fmt::Display for Address {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.pad(self.0.authority().map(http::uri::Authority::as_str).unwrap_or_default())
+        f.pad(self.uri.authority().map(http::uri::Authority::as_str).unwrap_or_default())
     }
 }
 
-/// Puts the bearer's token on every call.
+/// A line to a controller, and what went wrong with TLS on it.
+struct Opened {
+    channel: Channel,
+    noted: Noted,
+}
+
+/// Puts the bearer's token on every call, and the trace that the call is part of.
 #[derive(Clone)]
 pub struct Bearer(Option<MetadataValue<Ascii>>);
 
@@ -82,6 +152,7 @@ impl Interceptor for Bearer {
         if let Some(value) = &self.0 {
             request.metadata_mut().insert("authorization", value.clone());
         }
+        crate::trace::send(request.metadata_mut());
         Ok(request)
     }
 }
@@ -95,8 +166,8 @@ impl Bearer {
     }
 }
 
-fn endpoint(address: &Address, timeout: Duration) -> Endpoint {
-    Endpoint::from(address.0.clone())
+fn settings(endpoint: Endpoint, timeout: Duration) -> Endpoint {
+    endpoint
         .connect_timeout(timeout)
         .tcp_nodelay(true)
         .initial_stream_window_size(WINDOW_BYTES)
@@ -114,6 +185,7 @@ pub type Service = InterceptedService<Channel, Bearer>;
 pub struct Connection {
     service: Service,
     address: Address,
+    noted: Noted,
     missed: Arc<[(Address, String)]>,
 }
 
@@ -162,24 +234,28 @@ impl Connection {
         let is_last = |index: usize| last == addresses.get(index);
         waiting.make_contiguous().sort_by_key(|&index| is_last(index)); // a stable sort: the others keep their order
         let mut problems: Vec<Option<String>> = vec![None; addresses.len()];
-        let mut tries: JoinSet<(usize, Result<Channel, tonic::transport::Error>)> = JoinSet::new();
+        let mut troubles: Vec<TlsTrouble> = Vec::new();
+        let mut tries: JoinSet<(usize, Result<Opened, tonic::transport::Error>)> = JoinSet::new();
         let mut next = begun;
         while !waiting.is_empty() || !tries.is_empty() {
             tokio::select! {
                 Some(done) = tries.join_next() => match done {
-                    Ok((index, Ok(channel))) => {
+                    Ok((index, Ok(Opened { channel, noted }))) => {
                         let Some(address) = addresses.get(index) else { continue };
                         let missed = addresses.iter().cloned().zip(problems).filter_map(|(address, told)| Some((address, told?)));
                         return Ok(Self {
                             service: InterceptedService::new(channel, bearer),
                             address: address.clone(),
+                            noted,
                             missed: missed.collect(),
                         });
                     }
                     Ok((index, Err(error))) => {
+                        let trouble = TlsTrouble::of(&error);
                         if let Some(problem) = problems.get_mut(index) {
-                            *problem = Some(root_cause(&error));
+                            *problem = Some(trouble.as_ref().map_or_else(|| root_cause(&error), ToString::to_string));
                         }
+                        troubles.extend(trouble);
                         if tries.is_empty() || waiting.front().is_some_and(|&index| !is_last(index)) {
                             next = Instant::now();
                         }
@@ -191,8 +267,8 @@ impl Connection {
                     if let Some(index) = waiting.pop_front()
                         && let Some(address) = addresses.get(index)
                     {
-                        let endpoint = endpoint(address, timeout);
-                        tries.spawn(async move { (index, endpoint.connect().await) });
+                        let address = address.clone();
+                        tries.spawn(async move { (index, address.connect(timeout).await) });
                     }
                     next = match waiting.front() {
                         Some(&index) if is_last(index) => begun + timeout / 2,
@@ -202,16 +278,28 @@ impl Connection {
                 () = sleep_until(begun + timeout) => break,
             }
         }
+        let every = troubles.len() == addresses.len();
         let silent = || format!("no answer within {}", octavius_core::HumanDuration::new(timeout));
         let tried = addresses.iter().zip(problems);
         let tried = tried.map(|(address, problem)| format!("{address}: {}", problem.unwrap_or_else(silent)));
-        Err(ConnectError::Unreachable { tried: tried.collect() })
+        let tried: Vec<String> = tried.collect();
+        match troubles.into_iter().next() {
+            Some(trouble) if every => Err(ConnectError::Untrusted { tried, trouble }),
+            _ => Err(ConnectError::Unreachable { tried }),
+        }
     }
 
     /// The controller's address.
     #[must_use]
     pub fn address(&self) -> &Address {
         &self.address
+    }
+
+    /// What is wrong with TLS on this connection, where a call failed because of that: a controller tells a client whose certificate it does not
+    /// take only after the connection has come about.
+    #[must_use]
+    pub fn trouble(&self) -> Option<TlsTrouble> {
+        self.noted.trouble()
     }
 
     /// Addresses that had failed before this one answered, each with what went wrong.
@@ -267,13 +355,25 @@ mod tests {
 
     #[test]
     fn addresses_have_a_host_and_a_port() {
-        for good in ["localhost:3000", "127.0.0.1:3000", "[::1]:3000", "http://ctl.example:80"] {
+        for good in ["localhost:3000", "127.0.0.1:3000", "[::1]:3000", "http://ctl.example:80", "https://ctl.example:443"] {
             assert!(Address::parse(good).is_ok(), "{good}");
         }
-        for bad in ["", "localhost", ":3000", "a b:1", "ftp://x:1", "host:port"] {
+        for bad in ["", "localhost", ":3000", "a b:1", "ftp://x:1", "host:port", "https://host"] {
             assert!(Address::parse(bad).is_err(), "{bad}");
         }
         assert_eq!(Address::parse_list("a:1, b:2").unwrap().len(), 2);
+    }
+
+    #[test]
+    fn where_tls_is_set_up_nothing_goes_in_the_clear() {
+        let (tls, parse) = (Arc::new(Tls::default()), |text| Address::parse(text).unwrap());
+        assert!(parse("https://a:1").is_secure() && !parse("a:1").is_secure() && !parse("http://a:1").is_secure());
+        for text in ["a:1", "https://a:1"] {
+            let secured = parse(text).secured(&tls).unwrap();
+            assert!(secured.is_secure() && secured.to_string() == "a:1", "{text}");
+        }
+        let refused = parse("http://a:1").secured(&tls).unwrap_err();
+        assert!(matches!(&refused, ConnectError::Clear { .. }) && refused.to_string().contains("http://a:1"), "{refused}");
     }
 
     /// Something that takes connections; what it says does not matter.

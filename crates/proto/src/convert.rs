@@ -4,7 +4,8 @@ use std::time::Duration;
 
 use octavius_core::argument::{self, Arguments};
 use octavius_core::execution::{Attempt, Ending, Execution, Fence, Reason, State};
-use octavius_core::{Digest, ExecutionId, ExecutorId, JobDefinition, JobName, Role, Timestamp};
+use octavius_core::log::{Steps, Times};
+use octavius_core::{Digest, ExecutionId, ExecutorId, JobDefinition, JobName, Role, Timestamp, Wait};
 use prost_types::{Duration as WireDuration, Timestamp as WireTimestamp};
 
 use crate::v1;
@@ -108,6 +109,14 @@ pub fn to_duration(duration: Duration) -> WireDuration {
         seconds: i64::try_from(duration.as_secs()).unwrap_or(i64::MAX),
         nanos: i32::try_from(duration.subsec_nanos()).unwrap_or_default(),
     }
+}
+
+/// Reads a duration.
+///
+/// # Errors
+/// Where it is negative, or none.
+pub fn std_duration(field: &'static str, duration: WireDuration) -> Result<Duration, InvalidField> {
+    Duration::try_from(duration).map_err(|_| InvalidField::new(field, "a duration of 0 s or more is expected"))
 }
 
 /// Reads a state.
@@ -227,6 +236,42 @@ pub fn execution(execution: &Execution) -> v1::Execution {
         attempts: Vec::new(),
         timeout: Some(to_duration(execution.timeout)),
         selector: execution.selector.clone().into_iter().collect(),
+        tick: execution.tick.map(to_timestamp),
+        trace_id: execution.trace.as_ref().map(|trace| trace.trace_id_text()).unwrap_or_default(),
+        rerun_of: execution.rerun_of.as_ref().map(ToString::to_string).unwrap_or_default(),
+    }
+}
+
+impl From<Wait> for v1::Wait {
+    fn from(wait: Wait) -> Self {
+        let causes = wait.causes.into_iter().map(|cause| v1::WaitCause {
+            code: cause.code.to_owned(),
+            message: cause.message,
+            executor: cause.executor.as_ref().map(ToString::to_string).unwrap_or_default(),
+            since: cause.since.map(to_timestamp),
+            executions: cause.executions.iter().map(ToString::to_string).collect(),
+        });
+        Self { ahead: wait.ahead, causes: causes.collect() }
+    }
+}
+
+impl From<Times> for v1::LogTimes {
+    fn from(times: Times) -> Self {
+        let Steps { first_unix_ms, steps } = times.into();
+        let (skips, waits_ms) = steps.into_iter().unzip();
+        Self { first_unix_ms, skips, waits_ms }
+    }
+}
+
+impl TryFrom<v1::LogTimes> for Times {
+    type Error = InvalidField;
+
+    fn try_from(times: v1::LogTimes) -> Result<Self, Self::Error> {
+        if times.skips.len() != times.waits_ms.len() {
+            return Err(InvalidField::new("times", "as many skips as waits are needed"));
+        }
+        let steps = times.skips.into_iter().zip(times.waits_ms).collect();
+        Ok(Steps { first_unix_ms: times.first_unix_ms, steps }.into())
     }
 }
 

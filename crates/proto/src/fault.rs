@@ -41,14 +41,24 @@ pub mod reason {
     pub const NAME_TAKEN: &str = "NAME_TAKEN";
     /// A limit of size or number.
     pub const LIMIT: &str = "LIMIT";
+    /// The caller has too many calls under way, or calls too often: the same call goes through later.
+    pub const RATE_LIMITED: &str = "RATE_LIMITED";
+    /// The caller's message took too long to arrive.
+    pub const SLOW_MESSAGE: &str = "SLOW_MESSAGE";
     /// No token, or not a valid one. Which of it is not told.
     pub const UNAUTHENTICATED: &str = "UNAUTHENTICATED";
     /// The caller's role, or the object's owner, does not permit it.
     pub const NOT_PERMITTED: &str = "NOT_PERMITTED";
+    /// As many executions of the job run as may, and it refuses more; metadata `holders` names some of them.
+    pub const CONCURRENCY_LIMIT: &str = "CONCURRENCY_LIMIT";
     /// Log bytes after a gap; metadata `next_offset` says where to go on.
     pub const LOG_GAP: &str = "LOG_GAP";
     /// The log is sealed.
     pub const LOG_SEALED: &str = "LOG_SEALED";
+    /// The executor holds executions; `executions` names some of them, `count` says how many they are.
+    pub const EXECUTOR_BUSY: &str = "EXECUTOR_BUSY";
+    /// The versions of executor and controller do not go together.
+    pub const VERSION_SKEW: &str = "VERSION_SKEW";
     /// The executor has a session already.
     pub const SESSION_EXISTS: &str = "SESSION_EXISTS";
     /// The controller is stopping.
@@ -57,6 +67,16 @@ pub mod reason {
     pub const STORE_UNAVAILABLE: &str = "STORE_UNAVAILABLE";
     /// The store is full.
     pub const STORE_FULL: &str = "STORE_FULL";
+    /// The archive of logs does not answer, and the store holds as much of the log as it may.
+    pub const ARCHIVE_UNAVAILABLE: &str = "ARCHIVE_UNAVAILABLE";
+    /// A piece of a log is not in the archive as it was written.
+    pub const LOG_DAMAGED: &str = "LOG_DAMAGED";
+    /// The log was removed, and its execution is kept.
+    pub const LOG_REMOVED: &str = "LOG_REMOVED";
+    /// There is no key to encrypt sensitive arguments with, or not the one that they are encrypted with; metadata `key` names that one.
+    pub const ENCRYPTION_KEY_MISSING: &str = "ENCRYPTION_KEY_MISSING";
+    /// Encrypted arguments are not as they were written.
+    pub const ARGUMENTS_DAMAGED: &str = "ARGUMENTS_DAMAGED";
     /// A fault of ours.
     pub const INTERNAL: &str = "INTERNAL";
 }

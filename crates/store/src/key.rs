@@ -2,7 +2,7 @@
 
 use std::fmt::Write as _;
 
-use octavius_core::{CatalogName, Digest, ExecutionId, ExecutorId, JobName};
+use octavius_core::{CatalogName, Digest, ExecutionId, ExecutorId, JobName, KeyId};
 
 use crate::api::Key;
 
@@ -101,10 +101,60 @@ pub fn by_user(user: &str, id: ExecutionId) -> Key {
     Key::new(format!("by-user/{}/{}", segment(user), id.inverted()))
 }
 
+/// What the keys that say what is encrypted with which key start with.
+#[must_use]
+pub fn sealed_all() -> Key {
+    Key::new("sealed/")
+}
+
+/// What the keys of all executions start with whose sensitive arguments are encrypted with this key.
+#[must_use]
+pub fn sealed_with(key: KeyId) -> Key {
+    Key::new(format!("sealed/{key}/"))
+}
+
+/// That an execution's sensitive arguments are encrypted with this key.
+#[must_use]
+pub fn sealed(key: KeyId, id: ExecutionId) -> Key {
+    Key::new(format!("sealed/{key}/{id}"))
+}
+
+/// What a key of [`sealed`] says.
+#[must_use]
+pub fn sealed_of(key: &Key) -> Option<(KeyId, ExecutionId)> {
+    let (of, id) = key.as_str().strip_prefix("sealed/")?.split_once('/')?;
+    Some((of.parse().ok()?, id.parse().ok()?))
+}
+
 /// A user's own idempotency key.
 #[must_use]
 pub fn once(principal: &str, key: &str) -> Key {
     Key::new(format!("once/{}/{}", segment(principal), Digest::of(key.as_bytes())))
+}
+
+/// What the keys of all concurrency slots start with.
+#[must_use]
+pub fn slots() -> Key {
+    Key::new("slot/")
+}
+
+/// What the keys of one job's concurrency slots start with.
+#[must_use]
+pub fn slots_of(job: &JobName) -> Key {
+    Key::new(format!("slot/{}/", job.folded()))
+}
+
+/// That an execution holds this slot of its job, see [`crate::record::SlotRecord`].
+#[must_use]
+pub fn slot(job: &JobName, number: u32) -> Key {
+    Key::new(format!("slot/{}/{number:05}", job.folded()))
+}
+
+/// The job, in small letters, and the number that a key of [`slot`] names.
+#[must_use]
+pub fn slot_of(key: &Key) -> Option<(&str, u32)> {
+    let (job, number) = key.as_str().strip_prefix("slot/")?.split_once('/')?;
+    Some((job, number.parse().ok()?))
 }
 
 /// What the presences of executors start with.
@@ -147,6 +197,68 @@ pub fn log_segments(id: ExecutionId, attempt: u32) -> Key {
 #[must_use]
 pub fn log_segment(id: ExecutionId, attempt: u32, offset: u64) -> Key {
     Key::new(format!("log/{id}/{attempt:06}/at/{offset:016x}"))
+}
+
+/// What the keys that name an attempt's objects in the archive start with.
+#[must_use]
+pub fn log_objects(id: ExecutionId, attempt: u32) -> Key {
+    Key::new(format!("log/{id}/{attempt:06}/object/"))
+}
+
+/// The object of this number, from 0, of an attempt's log.
+#[must_use]
+pub fn log_object(id: ExecutionId, attempt: u32, number: u32) -> Key {
+    Key::new(format!("log/{id}/{attempt:06}/object/{number:08x}"))
+}
+
+/// What the keys of logs start with that have bytes in the store, or had when somebody looked last.
+#[must_use]
+pub fn hot_logs() -> Key {
+    Key::new("hot/")
+}
+
+/// That an attempt's log has bytes in the store that are to go into the archive once the execution has ended.
+#[must_use]
+pub fn hot_log(id: ExecutionId, attempt: u32) -> Key {
+    Key::new(format!("hot/{id}/{attempt:06}"))
+}
+
+/// What the keys of [`hot_log`] of one execution start with.
+#[must_use]
+pub fn hot_log_prefix(id: ExecutionId) -> Key {
+    Key::new(format!("hot/{id}/"))
+}
+
+/// The attempt whose log a key of [`hot_log`] names.
+#[must_use]
+pub fn hot_log_of(key: &Key) -> Option<(ExecutionId, u32)> {
+    let (id, attempt) = key.as_str().strip_prefix("hot/")?.split_once('/')?;
+    Some((id.parse().ok()?, attempt.parse().ok()?))
+}
+
+/// What the keys of the logs of ended executions start with. They sort by the hour of the end, the oldest first.
+#[must_use]
+pub fn kept_logs() -> Key {
+    Key::new("kept-log/")
+}
+
+/// What the log of an execution takes that ended in this hour (since 1970, UTC).
+#[must_use]
+pub fn kept_log(hour: u64, id: ExecutionId) -> Key {
+    Key::new(format!("kept-log/{hour:010}/{id}"))
+}
+
+/// The hour and the execution that a key of [`kept_log`] names.
+#[must_use]
+pub fn kept_log_of(key: &Key) -> Option<(u64, ExecutionId)> {
+    let (hour, id) = key.as_str().strip_prefix("kept-log/")?.split_once('/')?;
+    Some((hour.parse().ok()?, id.parse().ok()?))
+}
+
+/// The archive that this store's logs are in.
+#[must_use]
+pub fn archive() -> Key {
+    Key::new("archive")
 }
 
 /// An immutable blob, or the list of its chunks' count where it is large.
@@ -209,6 +321,48 @@ pub fn executor(id: &ExecutorId) -> Key {
     Key::new(format!("executor/{id}"))
 }
 
+/// What the keys of everything that is paused start with.
+#[must_use]
+pub fn pauses() -> Key {
+    Key::new("paused/")
+}
+
+/// That a job is paused. No job's name begins with a dot.
+#[must_use]
+pub fn paused(job: &JobName) -> Key {
+    Key::new(format!("paused/{}", job.folded()))
+}
+
+/// That all jobs are paused.
+#[must_use]
+pub fn paused_all() -> Key {
+    Key::new("paused/.all")
+}
+
+/// Written by every transaction that pauses or unpauses: one condition on it stands for all that is paused and all that is not.
+#[must_use]
+pub fn pauses_version() -> Key {
+    Key::new("paused/.version")
+}
+
+/// What the keys of all schedules' cursors start with.
+#[must_use]
+pub fn ticks() -> Key {
+    Key::new("tick/")
+}
+
+/// How far a job's schedule has been seen to.
+#[must_use]
+pub fn tick(folded_job: &str) -> Key {
+    Key::new(format!("tick/{folded_job}"))
+}
+
+/// The job, its name folded, that a key of [`tick`] is about.
+#[must_use]
+pub fn ticking_job(key: &Key) -> Option<&str> {
+    key.as_str().strip_prefix("tick/")
+}
+
 /// What all tokens' records start with.
 #[must_use]
 pub fn tokens() -> Key {
@@ -219,6 +373,30 @@ pub fn tokens() -> Key {
 #[must_use]
 pub fn token(digest: &Digest) -> Key {
     Key::new(format!("token/{digest}"))
+}
+
+/// That the token of this SHA-256 was taken as the first admin's from a file, once.
+#[must_use]
+pub fn bootstrapped(digest: &Digest) -> Key {
+    Key::new(format!("bootstrapped/{digest}"))
+}
+
+/// What all notes of when tokens were last used start with.
+#[must_use]
+pub fn tokens_used() -> Key {
+    Key::new("token-used/")
+}
+
+/// When the token of this id was last used.
+#[must_use]
+pub fn token_used(id: &str) -> Key {
+    Key::new(format!("token-used/{id}"))
+}
+
+/// The id of the token that a key of [`token_used`] names.
+#[must_use]
+pub fn token_used_of(key: &Key) -> Option<&str> {
+    key.as_str().strip_prefix("token-used/")
 }
 
 /// The controller's own facts: its id, made at the first start.
@@ -291,6 +469,37 @@ pub fn removable_of(key: &Key) -> Option<(u64, Removable)> {
     Some((hour.parse().ok()?, removable))
 }
 
+/// What the keys of the audit trail start with. They sort by the hour, the oldest first, and within it by when they were made.
+#[must_use]
+pub fn audit() -> Key {
+    Key::new("audit/")
+}
+
+/// Who did, or was refused, what in this hour (since 1970, UTC), see [`crate::record::AuditRecord`].
+#[must_use]
+pub fn audited(hour: u64, id: ExecutionId) -> Key {
+    Key::new(format!("audit/{hour:010}/{id}"))
+}
+
+/// What sorts before all keys of [`audited`] of this hour and those after it.
+#[must_use]
+pub fn audit_from(hour: u64) -> Key {
+    Key::new(format!("audit/{hour:010}/"))
+}
+
+/// The hour and the id that a key of [`audited`] names.
+#[must_use]
+pub fn audited_of(key: &Key) -> Option<(u64, ExecutionId)> {
+    let (hour, id) = key.as_str().strip_prefix("audit/")?.split_once('/')?;
+    Some((hour.parse().ok()?, id.parse().ok()?))
+}
+
+/// How far the audit trail has been exported, see [`crate::record::ExportRecord`]; absent where it is not exported.
+#[must_use]
+pub fn audit_exported() -> Key {
+    Key::new("audit-exported")
+}
+
 /// What the keys of all blobs and their chunks start with.
 #[must_use]
 pub fn blobs() -> Key {
@@ -330,6 +539,8 @@ mod tests {
         let used = once("ann/é", "k");
         assert_eq!(removable_of(&removable_once(7, &used)), Some((7, Removable::Once(used))));
         assert_eq!(removable_of(&Key::new("gc/0000000007/else/x")), None);
+        assert_eq!(audited_of(&audited(7, id)), Some((7, id)));
+        assert!(audited(6, id) < audit_from(7) && audit_from(7) < audited(7, ExecutionId::from_bits(0)));
         let digest = Digest::of(b"x");
         assert_eq!((blob_of(&blob(&digest)), blob_of(&blob_chunk(&digest, 3))), (Some(digest), Some(digest)));
     }

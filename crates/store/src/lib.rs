@@ -15,6 +15,8 @@ mod embedded;
 mod etcd;
 mod failing;
 pub mod key;
+mod layer;
+pub mod piece;
 pub mod record;
 
 pub use api::{
@@ -23,3 +25,4 @@ pub use api::{
 };
 pub use embedded::{EmbeddedOptions, open_embedded};
 pub use etcd::{EtcdOptions, open_etcd, read_foreign};
+pub use layer::StoreLayer;

@@ -149,7 +149,7 @@ type Conversation = (mpsc::Sender<SessionRequest>, tonic::Streaming<v1::SessionR
 pub(crate) async fn session(connection: &Connection, pool: &str, capacity: u32) -> Result<Conversation> {
     let (say, requests) = mpsc::channel(16);
     let hello = v1::Hello {
-        version: "0".to_owned(),
+        version: env!("CARGO_PKG_VERSION").to_owned(),
         capacity,
         labels: HashMap::from([("pool".to_owned(), pool.to_owned())]),
         runner: "process".to_owned(),
@@ -178,7 +178,7 @@ async fn run(connection: &Connection, assignment: &v1::Assignment) -> Result<()>
     };
     report(Step::Starting(v1::Starting {})).await?;
     report(Step::Running(v1::Running { runs_as: "nothing".to_owned(), ..Default::default() })).await?;
-    let request = v1::AppendLogRequest { id: id.clone(), attempt, nonce, offset: 0, data: LINE.into() };
+    let request = v1::AppendLogRequest { id: id.clone(), attempt, nonce, offset: 0, data: LINE.into(), times: None };
     connection.logs().append_log(request).await?;
     let ending = v1::Ending {
         outcome: v1::ExecutionState::Succeeded.into(),

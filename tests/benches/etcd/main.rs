@@ -52,7 +52,10 @@ impl House {
     async fn open() -> Result<Self> {
         let etcd = Etcd::single()?;
         let world = World::new()?;
-        world.write("controller_config.json", &format!("{{\"etcd_host\": \"127.0.0.1\", \"etcd_port\": {}}}", etcd.port(0)))?;
+        world.write(
+            "controller_config.json",
+            &format!("{{\"etcd_host\": \"127.0.0.1\", \"etcd_port\": {}, \"request_rate\": \"none\"}}", etcd.port(0)),
+        )?;
         world.write("catalog/octavius.yaml", "catalog: bench\n")?;
         world.write("catalog/nothing.yaml", "name: nothing\ncommand: [/bin/true]\nexecutor: {pool: work}\n")?;
         world.write("catalog/parked.yaml", "name: parked\ncommand: [/bin/true]\nexecutor: {pool: nobody}\n")?;
@@ -76,7 +79,7 @@ impl House {
         let request = v1::CreateTokenRequest { role: v1::Role::Registration.into(), user: id.to_owned(), ..Default::default() };
         let made = self.connections[0].admin().create_token(request).await?.into_inner();
         let registration = connect(&self.address, &made.token).await?;
-        let request = v1::RegisterExecutorRequest { id: id.to_owned() };
+        let request = v1::RegisterExecutorRequest { id: id.to_owned(), ..Default::default() };
         let registered = registration.executors().register_executor(request).await?.into_inner();
         connect(&self.address, &registered.token).await
     }

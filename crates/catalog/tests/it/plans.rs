@@ -66,7 +66,7 @@ fn fields_are_compared_by_what_they_mean() {
                   type: integer, default: 100}\n  - {name: old}\n  secrets:\n  - {name: T, from: {environment: A}}\n";
     let after = "# moved around\nenv_vars:\n  secrets:\n  - {name: T, from: {file: /a}}\n  args:\n  - name: new\n    required: true\n    \
                  pattern: A+\n  - name: limit\n    type: integer\n    default: 500\nname: a\nimage_name: sync:1.5\nauthorized_groups: [y, z]\n\
-                 labels: {team: b}\ntimeout: 90m\nconcurrency: {limit: 2}\n";
+                 labels: {team: b}\ntimeout: 90m\nconcurrency: {limit: 2}\nlogs: {limit: 1024MiB, keep_bytes: 65536}\n";
     assert_eq!(
         changes(before, after),
         [
@@ -79,6 +79,8 @@ fn fields_are_compared_by_what_they_mean() {
             ":14 authorized_groups ∅ → z",
             ":16 timeout ∅ → 1h30m",
             ":17 concurrency ∅ → limit 2, when full: queue",
+            ":18 logs.limit ∅ → 1GiB",
+            ":18 logs.keep_bytes ∅ → 64KiB",
             "labels.gone z → ∅",
             ":15 labels.team a → b",
         ]

@@ -6,6 +6,7 @@ use std::io::{self, IsTerminal as _, Read, Seek as _, SeekFrom, Write as _};
 use std::path::{Path, PathBuf};
 
 use clap::Args;
+use octavius_controller::used_keys;
 use octavius_proto::v1;
 use octavius_store::StoreError;
 use octavius_store::backup::{self, BackupError, Summary};
@@ -43,7 +44,8 @@ pub struct RestoreArgs {
 }
 
 /// What is said to whoever makes a backup.
-const SECRET: &str = "the backup holds the hashes of all tokens and the arguments of all executions: keep it like a secret";
+const SECRET: &str = "the backup holds the hashes of all tokens and the arguments of all executions, sensitive ones encrypted: keep it like a \
+                      secret, and apart from the controllers' encryption keys, which are not in it";
 
 /// Where a backup goes: its place is looked at before anything is asked of a controller.
 enum Target {
@@ -263,6 +265,13 @@ pub async fn restore(context: &Context, args: &RestoreArgs) -> Outcome {
         context.shell.line(&format!("restored into {place}: {}", sentence(&summary)))?;
     }
     context.shell.note("the tokens of that time are good again");
+    for key in used_keys(&*store).await.map_err(|error| failure(BackupError::Store(error), Exit::Fault))? {
+        let (id, executions) = (key.id, key.executions);
+        context.shell.warn(&format!(
+            "sensitive arguments of {executions} executions are encrypted with key {id}: a controller needs its file, encryption_key_files, \
+             to hand them out or run them again"
+        ));
+    }
     context.shell.hint(&format!("a controller may start on it: `octavius controller start {flags}`"));
     Ok(Exit::Done)
 }

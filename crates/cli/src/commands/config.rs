@@ -1,11 +1,12 @@
 //! `octavius config`: writes the client's configuration, as the first Octavius did, and shows it.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use clap::{Args, Subcommand};
 use octavius_proto::client::Address;
 use serde_json::{Value, json};
 
+use crate::client_tls::read_ca;
 use crate::config::{ClientFile, Entry, Located, TOP, given_token, home_path, locate, read, write};
 use crate::error::{Failure, Outcome};
 use crate::exit::Exit;
@@ -15,8 +16,11 @@ use crate::{Context, env};
 
 /// Flags of `octavius config`; what it writes are the flags of every command.
 #[derive(Debug, Args)]
-#[command(after_help = "octavius config --cp-host HOST:PORT --email-id ADDRESS --token-file FILE --time-out SECONDS\n\
-    writes ~/.octavius/octavius_client.yaml, readable by you alone; with --context NAME, a context of it")]
+#[command(
+    after_help = "octavius config --cp-host HOST:PORT --email-id ADDRESS --token-file FILE --time-out SECONDS --ca-file FILE\n\
+    --client-cert FILE --client-key FILE --server-name NAME\n\
+    writes ~/.octavius/octavius_client.yaml, readable by you alone; with --context NAME, a context of it"
+)]
 pub struct ConfigArgs {
     #[command(subcommand)]
     command: Option<Command>,
@@ -61,7 +65,11 @@ pub fn run(context: &Context, args: &ConfigArgs) -> Outcome {
                 || flags.email_id.is_some()
                 || flags.token.is_some()
                 || flags.token_file.is_some()
-                || flags.time_out.is_some();
+                || flags.time_out.is_some()
+                || flags.ca_file.is_some()
+                || flags.client_cert.is_some()
+                || flags.client_key.is_some()
+                || flags.server_name.is_some();
             if given { set(context) } else { view(context, &ViewArgs::default()) }
         }
     }
@@ -79,6 +87,9 @@ fn set(context: &Context) -> Outcome {
         Address::parse_list(host)?;
     }
     let mut warnings = Vec::new();
+    if flags.token_from.is_some() {
+        return Err(Failure::usage("--token-from makes a token for one run, which is not to be written down"));
+    }
     // only flags: what stands in the environment now is not to be written down
     let token = if flags.token.is_some() || flags.token_file.is_some() {
         given_token(flags, &mut warnings)?.map(|(token, _)| token)
@@ -88,6 +99,7 @@ fn set(context: &Context) -> Outcome {
     for warning in &warnings {
         context.shell.warn(warning);
     }
+    let ca = flags.ca_file.as_deref().map(read_ca).transpose()?;
     let path = target(context)?;
     let mut file = read(&path)?.unwrap_or_default();
     let entry = match &flags.context {
@@ -105,11 +117,15 @@ fn set(context: &Context) -> Outcome {
         entry.access_token = None;
         context.shell.warn("the token that was set for the former host is taken away; set the new host's with --token-file");
     }
-    let Entry { cp_host, email_id, access_token, connection_timeout_secs } = entry;
+    let Entry { cp_host, email_id, access_token, connection_timeout_secs, ca_pem, client_cert, client_key, server_name } = entry;
     replace(cp_host, flags.cp_host.clone());
     replace(email_id, flags.email_id.clone());
     replace(access_token, token);
     replace(connection_timeout_secs, flags.time_out);
+    replace(ca_pem, ca);
+    replace(client_cert, flags.client_cert.as_deref().map(absolute));
+    replace(client_key, flags.client_key.as_deref().map(absolute));
+    replace(server_name, flags.server_name.clone());
     write(&path, &file)?;
     let named = env::get(env::CONTEXT).unwrap_or_else(|| current(&file).to_owned());
     context.shell.note(&format!("written to {}; context {} is in use", path.display(), line(&named)));
@@ -130,6 +146,11 @@ fn replace<T>(slot: &mut Option<T>, given: Option<T>) {
     }
 }
 
+/// A path as it is meant from any folder.
+fn absolute(path: &Path) -> PathBuf {
+    std::path::absolute(path).unwrap_or_else(|_| path.to_owned())
+}
+
 fn existing(context: &Context) -> Outcome<Located> {
     locate(&context.connect)?.ok_or_else(|| {
         Failure::usage("there is no configuration file").hint("octavius config --cp-host HOST:PORT --token-file FILE")
@@ -148,6 +169,10 @@ fn entry_json(entry: &Entry) -> Value {
         "email_id": entry.email_id,
         "access_token": entry.access_token.as_deref().map(masked),
         "connection_timeout_secs": entry.connection_timeout_secs,
+        "ca_pem": entry.ca_pem,
+        "client_cert": entry.client_cert,
+        "client_key": entry.client_key,
+        "server_name": entry.server_name,
     })
 }
 

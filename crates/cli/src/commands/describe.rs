@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use clap::Args;
-use octavius_core::definition::{Argument, ArgumentType};
+use octavius_core::definition::{Argument, ArgumentType, Logs};
 use octavius_core::{JobDefinition, Timestamp};
 use octavius_proto::v1;
 use serde_json::{Value, json};
@@ -15,6 +15,7 @@ use crate::exit::Exit;
 use crate::output::Format;
 use crate::remote_catalog::frozen_by;
 use crate::sanitize::line;
+use crate::schedule::Planned;
 use crate::session::Session;
 use crate::{Context, env, execution, table};
 
@@ -38,8 +39,10 @@ struct Described {
     changed_in: v1::Revision,
     head: u64,
     frozen: Option<v1::Frozen>,
+    paused: Option<v1::Paused>,
     groups: Option<Vec<String>>,
     executions: Vec<v1::Execution>,
+    planned: Planned,
 }
 
 /// Gets a job from the controller.
@@ -71,6 +74,7 @@ pub async fn run(context: &Context, args: &DescribeArgs) -> Outcome {
         session.call(async |to| to.admin().who_am_i(v1::WhoAmIRequest {}).await),
     );
     let (definition, response) = job?;
+    let planned = Planned::of(&response);
     let changed_in = response.changed_in.unwrap_or_default();
     let described = Described {
         definition,
@@ -78,8 +82,10 @@ pub async fn run(context: &Context, args: &DescribeArgs) -> Outcome {
         entry: response.entry.unwrap_or_default(),
         changed_in,
         head: response.head,
+        paused: response.paused,
         groups: me.ok().map(|me| me.groups),
         executions: last.map(|last| last.executions).unwrap_or_default(),
+        planned,
     };
     if !args.output.structured(&context.shell, || to_json(&described))? {
         context.shell.print(&render(&described, Timestamp::now(), context.shell.width))?;
@@ -94,7 +100,8 @@ async fn frozen(session: &Session, catalog: &str) -> Option<v1::Frozen> {
 }
 
 fn to_json(described: &Described) -> Value {
-    let Described { definition, entry, changed_in, head, frozen, groups: _, executions } = described;
+    let Described { definition, entry, changed_in, head, frozen, paused, groups: _, executions, planned } = described;
+    let (next_runs, last_skipped) = planned.to_json();
     let inherited = entry.inherited.iter();
     let provenance = changed_in.provenance.clone().unwrap_or_default();
     json!({
@@ -111,8 +118,11 @@ fn to_json(described: &Described) -> Value {
             "by": frozen.by,
             "at": table::from_wire(frozen.at.as_ref()).map(|at| at.to_string()),
         })),
+        "paused": paused.as_ref().map(super::pause::to_json),
         "commit": provenance.commit,
         "repository": provenance.repository,
+        "next_runs": next_runs,
+        "last_skipped": last_skipped,
         "executions": executions.iter().map(execution::summary).collect::<Vec<_>>(),
         "execute": execute_line(definition),
     })
@@ -150,6 +160,18 @@ fn default_of(argument: &Argument) -> String {
         Some(default) => default.0.clone(),
         None => String::new(),
     }
+}
+
+/// What the job says about its logs: `log at most 256MiB, kept 90d, 10GiB in all`.
+fn logs_of(logs: &Logs) -> Option<String> {
+    let Logs { limit, keep_for, keep_bytes } = logs;
+    let parts = [
+        limit.map(|limit| if limit.most() == u64::MAX { "whole".to_owned() } else { format!("at most {limit}") }),
+        keep_for.map(|time| format!("kept {time}")),
+        keep_bytes.map(|size| format!("{size} in all")),
+    ];
+    let parts: Vec<_> = parts.into_iter().flatten().collect();
+    (!parts.is_empty()).then(|| format!("log {}", parts.join(", ")))
 }
 
 fn description_of(argument: &Argument) -> String {
@@ -190,7 +212,7 @@ fn inherited_by_place(inherited: &[v1::InheritedField]) -> Vec<String> {
 }
 
 fn render(described: &Described, now: Timestamp, width: Option<u16>) -> String {
-    let Described { definition: job, entry, changed_in, head, frozen, groups, executions } = described;
+    let Described { definition: job, entry, changed_in, head, frozen, paused, groups, executions, planned } = described;
     let provenance = changed_in.provenance.clone().unwrap_or_default();
     let mut description = job.description.trim().lines();
     let title = description.next().unwrap_or("no description");
@@ -236,6 +258,7 @@ fn render(described: &Described, now: Timestamp, width: Option<u16>) -> String {
     if let Some(concurrency) = job.concurrency {
         facts.push(format!("at most {} at once", concurrency.limit));
     }
+    facts.extend(logs_of(&job.logs));
     if !job.image_name.is_empty() {
         facts.push(format!("image {}", job.image_name));
     }
@@ -244,6 +267,9 @@ fn render(described: &Described, now: Timestamp, width: Option<u16>) -> String {
     }
     if !facts.is_empty() {
         out.push_str(&format!("{}\n", line(&facts.join("; "))));
+    }
+    if let Some(schedule) = &job.schedule {
+        planned.lines(schedule, now).iter().for_each(|line| out.push_str(&format!("{line}\n")));
     }
     if !entry.file.is_empty() {
         let of = if provenance.repository.is_empty() { String::new() } else { format!(" of {}", provenance.repository) };
@@ -258,10 +284,14 @@ fn render(described: &Described, now: Timestamp, width: Option<u16>) -> String {
     if let Some(frozen) = frozen {
         out.push_str(&format!("catalogue {} is {}\n", changed_in.catalog, frozen_by(frozen)));
     }
+    if let Some(paused) = paused {
+        out.push_str(&format!("{}\n", super::pause::paused_by(paused)));
+    }
     if !executions.is_empty() {
-        let rows = executions.iter().map(|execution| super::executions::row(execution, now));
+        // with what the first Octavius called their states, for those who come from there
+        let rows = executions.iter().map(|execution| super::executions::wide_row(execution, now));
         out.push_str("last executions\n");
-        out.push_str(&table::render(&super::executions::HEADER, rows, width));
+        out.push_str(&table::render(&super::executions::WIDE_HEADER, rows, width));
     }
     out.push_str(&format!("{}\n", execute_line(job)));
     out
@@ -298,6 +328,12 @@ mod tests {
                 ..Default::default()
             },
             frozen: Some(v1::Frozen { by: "ann".into(), at: Some(prost_types::Timestamp { seconds: 0, nanos: 0 }) }),
+            paused: Some(v1::Paused {
+                by: "bob".into(),
+                at: Some(prost_types::Timestamp { seconds: 0, nanos: 0 }),
+                all: false,
+                reason: "the gateway moves".into(),
+            }),
             changed_in: v1::Revision {
                 catalog: "support".into(),
                 number: 42,
@@ -307,6 +343,7 @@ mod tests {
             head: 43,
             groups: Some(vec!["support".into()]),
             executions: Vec::new(),
+            planned: Planned::default(),
         };
         insta::assert_snapshot!(render(&described, Timestamp::UNIX_EPOCH, None));
         let json = to_json(&described);
@@ -314,5 +351,14 @@ mod tests {
         assert!(!json.to_string().contains("1234"), "{json}");
         let args = &json["job"]["env_vars"]["args"];
         assert_eq!((&args[1]["default"], &args[2]["default"]), (&json!("goodwill"), &json!(octavius_core::argument::MASK)));
+    }
+
+    #[test]
+    fn what_a_job_says_about_its_logs_is_told_in_a_few_words() {
+        let told = |logs: Value| logs_of(&serde_json::from_value(logs).unwrap());
+        assert_eq!(told(json!({})), None);
+        assert_eq!(told(json!({"limit": "none"})).unwrap(), "log whole");
+        let all = json!({"limit": "256MiB", "keep_for": "90d", "keep_bytes": "10GiB"});
+        assert_eq!(told(all).unwrap(), "log at most 256MiB, kept 90d, 10GiB in all");
     }
 }

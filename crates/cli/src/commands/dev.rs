@@ -7,21 +7,26 @@ use std::time::Duration;
 
 use clap::Args;
 use octavius_catalog::render::render_summary;
-use octavius_controller::{ControllerOptions, Retention};
+use octavius_controller::{Clock, ControllerOptions, RequestLimits, Retention};
+use octavius_core::limit::SPOOL_BYTES;
 use octavius_core::{ExecutorId, Labels, Timing};
-use octavius_executor::{ExecutorError, ExecutorOptions};
+use octavius_executor::{Credential, ExecutorError, ExecutorOptions};
 use octavius_proto::client::Address;
 use octavius_proto::v1;
 use tokio_util::sync::CancellationToken;
 
-use super::executor::{check_labels, default_capacity, failure, store_token, stored_token};
+use super::executor::{check_labels, default_capacity, failure, kept};
 use super::list::labels;
+use crate::archive_options::LogKeeping;
 use crate::config::{ClientFile, Entry, Resolved, create_private_dir, read_token_file, write};
-use crate::daemon::{LogOptions, default_data_dir, start_log, this_program, timing, until_signal};
+use crate::daemon::{default_data_dir, this_program, timing, until_signal};
+use crate::encryption_options::EncryptionChoice;
 use crate::error::{Failure, Outcome};
 use crate::exit::Exit;
+use crate::log::{LogFormat, LogOptions, start_log};
 use crate::remote_catalog::{Applied, Wanted, apply_folder};
 use crate::session::Session;
+use crate::trace::Export;
 use crate::watch::watch;
 use crate::{Context, config, env};
 
@@ -46,6 +51,9 @@ pub struct DevArgs {
     /// How much is logged: error, warn, info, debug, trace [default: warn]
     #[arg(long, value_name = "LEVEL", env = env::LOG_LEVEL)]
     log_level: Option<String>,
+    /// Form of the log [default: text on a terminal, json elsewhere]
+    #[arg(long, value_name = "FORMAT", value_enum, env = env::LOG_FORMAT)]
+    log_format: Option<LogFormat>,
 }
 
 /// The executor's id.
@@ -79,7 +87,8 @@ pub async fn run(context: &Context, args: &DevArgs) -> Outcome {
     if let Some(path) = args.catalog.as_ref().filter(|path| !path.is_dir()) {
         return Err(Failure::usage(format!("no catalogue at {}", path.display())));
     }
-    start_log(&LogOptions { level: args.log_level.clone(), ..Default::default() }, "warn")?;
+    start_log(&LogOptions { level: args.log_level.clone(), format: args.log_format, ..Default::default() }, "warn")?;
+    let export = Export::start(None, "octavius-dev")?;
     let setup = Setup {
         listen: args.listen,
         data_dir: std::path::absolute(&data_dir).unwrap_or(data_dir),
@@ -88,18 +97,31 @@ pub async fn run(context: &Context, args: &DevArgs) -> Outcome {
         capacity: args.capacity.unwrap_or_else(default_capacity),
         timing: timing()?,
     };
-    until_signal(&context.shell, |stop| serve(context, setup, stop)).await
+    let outcome = until_signal(&context.shell, |stop| serve(context, setup, stop)).await;
+    export.stop().await;
+    outcome
 }
 
 async fn serve(context: &Context, setup: Setup, stop: CancellationToken) -> Outcome {
     let store = crate::store_options::open_embedded_in(&setup.data_dir.join("store"))?;
+    let logs = LogKeeping::within(&setup.data_dir)?;
     let token_file = setup.data_dir.join("admin.token");
     let options = ControllerOptions {
         store,
         listen: setup.listen,
+        tls: None, // on loopback alone
         bootstrap_token_file: token_file.clone(),
         retention: Retention::default(),
+        archive: logs.open()?,
+        log_limit: logs.limit,
+        audit_export: octavius_controller::AuditExport::default(),
         compact: true,
+        strategy: octavius_core::dispatch::Strategy::default(),
+        encryption: EncryptionChoice::within(&setup.data_dir).open()?,
+        clock: Clock::default(),
+        limits: RequestLimits::default(),
+        issuers: Vec::new(),
+        metrics_listen: None,
         timing: setup.timing,
     };
     let controller = super::controller::start(options).await?;
@@ -137,8 +159,8 @@ async fn serve_beside(
     let id = ExecutorId::new(EXECUTOR).map_err(|error| Failure::new(Exit::Fault, error))?;
     let data_dir = setup.data_dir.join("executor");
     let mut options = ExecutorOptions {
-        token: match stored_token(&data_dir, &id)? {
-            Some(token) => token,
+        credential: match kept(&data_dir, &id)? {
+            Some(credential) => credential,
             None => register(&session, &addresses, &id, &data_dir).await?,
         },
         id,
@@ -147,6 +169,10 @@ async fn serve_beside(
         capacity: setup.capacity,
         data_dir,
         runner: octavius_executor::RunnerOptions::Process { shim: this_program()? },
+        // Its jobs are its user's, on its user's machine: they could read all of it by themselves.
+        secrets: octavius_executor::SecretOffers::everything(),
+        spool_limit: SPOOL_BYTES,
+        log_rate: None,
         connect_timeout: TIMEOUT,
         timing: setup.timing,
     };
@@ -154,7 +180,7 @@ async fn serve_beside(
         match octavius_executor::run(options.clone(), stop.clone()).await {
             // the store was removed and the credential was not: as good as new
             Err(ExecutorError::TokenRefused { .. }) => {
-                options.token = register(&session, &options.controllers, &options.id, &options.data_dir).await?;
+                options.credential = register(&session, &options.controllers, &options.id, &options.data_dir).await?;
                 octavius_executor::run(options, stop.clone()).await.map_err(failure)
             }
             ended => ended.map_err(failure),
@@ -175,11 +201,10 @@ async fn serve_beside(
     Ok(Exit::Done)
 }
 
-async fn register(session: &Session, addresses: &[Address], id: &ExecutorId, data_dir: &Path) -> Outcome<String> {
+async fn register(session: &Session, addresses: &[Address], id: &ExecutorId, data_dir: &Path) -> Outcome<Credential> {
     let request = v1::CreateTokenRequest { role: v1::Role::Registration.into(), user: EXECUTOR.to_owned(), ..Default::default() };
     let made = session.call(async |to| to.admin().create_token(request.clone()).await).await?;
-    let own = octavius_executor::register(addresses, &made.token, id, TIMEOUT).await.map_err(failure)?;
-    store_token(data_dir, id, &own)?;
+    let own = octavius_executor::register(addresses, &made.token, id, data_dir, TIMEOUT).await.map_err(failure)?;
     let request = v1::RevokeTokenRequest { id: made.id };
     session.call(async |to| to.admin().revoke_token(request.clone()).await).await?;
     Ok(own)

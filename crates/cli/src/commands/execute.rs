@@ -3,8 +3,8 @@
 
 use clap::Args;
 use octavius_core::argument::{Arguments, check_value};
-use octavius_core::{ExecutionId, HumanDuration, Timestamp};
-use octavius_proto::{to_duration, v1};
+use octavius_core::{ExecutionId, HumanDuration, JobDefinition, Timestamp};
+use octavius_proto::{reason, to_duration, v1};
 use serde_json::json;
 
 use super::describe::get_job;
@@ -15,8 +15,10 @@ use crate::error::{Failure, Outcome};
 use crate::execution::sentence;
 use crate::exit::Exit;
 use crate::output::Format;
+use crate::reading::{self, LogRequest};
+use crate::sanitize::line;
 use crate::session::Session;
-use crate::wait::{self, LogRequest, Waited};
+use crate::wait::{self, Waited};
 use crate::{Context, env, prompt};
 
 /// Flags of `octavius execute`.
@@ -98,38 +100,53 @@ fn nothing_sent(failure: Failure) -> Failure {
     if failure.may_pass() { failure.hint("nothing was sent: it is safe to run the same command again") } else { failure }
 }
 
-/// Runs `octavius rerun`.
+/// Runs `octavius rerun`: the job as its catalogue has it now, with the arguments of then, which the controller knows.
 ///
 /// # Errors
-/// Where there is no such execution, its arguments are not all known, or the new one is refused.
+/// Where there is no such execution, its arguments do not fit the job any more, or the new one is refused.
 pub async fn rerun(context: &Context, args: &RerunArgs) -> Outcome {
     check(&args.run)?;
-    let id = args.id.get()?;
+    let source = args.id.get()?;
     let session = Session::open(context).await.map_err(nothing_sent)?;
-    let response = super::status::get(&session, &id).await.map_err(nothing_sent)?;
-    let before = response.execution.unwrap_or_default();
-    let mut arguments: Arguments = before.arguments.into_iter().collect();
-    let (job, _) = get_job(&session, &before.job).await.map_err(nothing_sent)?;
-    let masked: Vec<String> = arguments
-        .iter()
-        .filter(|(name, value)| {
-            *value == octavius_core::argument::MASK && job.argument(name).is_none_or(|argument| argument.sensitive)
-        })
-        .map(|(name, _)| name.clone())
-        .collect();
-    if !masked.is_empty() && !context.shell.interactive {
-        return Err(Failure::usage(format!("the value of {} is masked and not known here", masked.join(", ")))
-            .hint("run `octavius execute` with all arguments"));
-    }
-    for name in masked {
-        let check = |value: &str| job.argument(&name).map_or(Ok(()), |argument| check_value(argument, value));
-        let value = prompt::value(&context.shell, &format!("{name} (sensitive)"), true, check)?;
-        arguments.insert(name, value);
-    }
+    let before = super::status::get(&session, &source).await.map_err(nothing_sent)?.execution.unwrap_or_default();
     if context.shell.interactive {
-        ask(context, &session, &before.job, &mut arguments).await.map_err(nothing_sent)?;
+        let (job, _) = get_job(&session, &before.job).await.map_err(nothing_sent)?;
+        confirm(context, &session, &job)?;
     }
-    execute(context, session, before.job, arguments, &args.run).await
+    let Proposal { id, idempotency_key } = Proposal::new(&args.run);
+    // The source as it was named: the controller knows what `@latest` meant when the call was made first.
+    let timeout = args.run.timeout.map(|timeout| to_duration(timeout.get()));
+    let request = v1::RerunExecutionRequest { id, source, idempotency_key, timeout };
+    let made = session.call(async |to| to.executions().rerun_execution(request.clone()).await).await;
+    let made = made.map_err(|failure| match &failure.fault {
+        Some(fault) if fault.reason == reason::INVALID_ARGUMENTS => {
+            let hint = format!("the job has changed since; `octavius execute {}` takes other arguments", line(&before.job));
+            failure.hint(hint)
+        }
+        _ => unanswered(failure, &request.id, &request.idempotency_key),
+    })?;
+    announce(context, &made.id, &args.run)?;
+    tell_of_changes(context, &session, &before, &made.id).await;
+    attend(context, &session, &made.id, &args.run).await
+}
+
+/// Says where the new execution runs another definition than the one before. Nothing is said where that cannot be learnt: it runs all the same.
+async fn tell_of_changes(context: &Context, session: &Session, before: &v1::Execution, id: &str) {
+    let Ok(after) = super::status::get(session, id).await else { return };
+    let after = after.execution.unwrap_or_default();
+    if after.definition == before.definition {
+        return;
+    }
+    let (old, new) = tokio::join!(super::status::commit_of(session, before), super::status::commit_of(session, &after));
+    context.shell.note(&line(&changed(before, &old, &after, &new)));
+}
+
+fn changed(before: &v1::Execution, old: &str, after: &v1::Execution, new: &str) -> String {
+    let named = |execution: &v1::Execution, commit: &str| {
+        let commit = commit.get(..7).map(|commit| format!(" ({commit})")).unwrap_or_default();
+        format!("{} revision {}{commit}", execution.catalog, execution.revision)
+    };
+    format!("{} has changed since: {} → {}", after.job, named(before, old), named(after, new))
 }
 
 /// At a terminal: asks for required arguments that are missing, and for the job's name where the job wants that.
@@ -145,6 +162,11 @@ async fn ask(context: &Context, session: &Session, name: &str, arguments: &mut A
         })?;
         arguments.insert(argument.name.clone(), value);
     }
+    confirm(context, session, &job)
+}
+
+/// Asks for the job's name, where the job wants that.
+fn confirm(context: &Context, session: &Session, job: &JobDefinition) -> Outcome<()> {
     if job.confirm {
         let question = format!("{} runs on {}; type its name to run it", job.name, session.name());
         prompt::type_back(&context.shell, &question, job.name.as_str())?;
@@ -152,51 +174,73 @@ async fn ask(context: &Context, session: &Session, name: &str, arguments: &mut A
     Ok(())
 }
 
+/// The id that is proposed for an execution, and the key under which it is made once.
+struct Proposal {
+    id: String,
+    idempotency_key: String,
+}
+
+impl Proposal {
+    /// A key that is an id is that of a call made before: the line that retries safely brings it.
+    fn new(args: &RunArgs) -> Self {
+        let key = args.idempotency_key.clone().unwrap_or_default();
+        match key.parse::<ExecutionId>() {
+            Ok(proposed) => Self { id: proposed.to_string(), idempotency_key: String::new() },
+            Err(_) => Self { id: ExecutionId::generate().to_string(), idempotency_key: key },
+        }
+    }
+}
+
 async fn execute(context: &Context, session: Session, job: String, arguments: Arguments, args: &RunArgs) -> Outcome {
-    // A key that is an id is that of a call made before: the line that retries safely brings it.
-    let key = args.idempotency_key.clone().unwrap_or_default();
-    let proposed = key.parse::<ExecutionId>();
-    let id = proposed.clone().unwrap_or_else(|_| ExecutionId::generate());
-    let request = v1::ExecuteRequest {
-        id: id.to_string(),
-        job,
-        arguments: arguments.into_iter().collect(),
-        timeout: args.timeout.map(|timeout| to_duration(timeout.get())),
-        idempotency_key: if proposed.is_ok() { String::new() } else { key },
-    };
+    let Proposal { id, idempotency_key } = Proposal::new(args);
+    let timeout = args.timeout.map(|timeout| to_duration(timeout.get()));
+    let request = v1::ExecuteRequest { id, job, arguments: arguments.into_iter().collect(), timeout, idempotency_key };
     // the id is the same in every try, so that one counts
     let made = session.call(async |to| to.executions().execute(request.clone()).await).await;
-    let id = made.map(|response| response.id).map_err(|failure| match failure.may_pass() {
-        true => failure.hint(format!("it may or may not have been accepted; safe to repeat: {}", retry_line(&request))),
-        false => failure,
-    })?;
-    let shell = &context.shell;
-    if args.follow {
-        shell.note(&id);
-    } else {
-        let printed = match args.output.structured(shell, || json!({ "id": id })) {
-            Ok(false) => shell.line(&id),
-            printed => printed.map(|_| ()),
-        };
-        // it runs: whoever cannot read its id on standard output needs it all the more
-        printed.map_err(|failure| failure.context(format!("execution {id} was made")))?;
+    let id = made.map_err(|failure| unanswered(failure, &request.id, &request.idempotency_key))?.id;
+    announce(context, &id, args)?;
+    attend(context, &session, &id, args).await
+}
+
+/// Says how a call is repeated of which no answer came.
+fn unanswered(failure: Failure, id: &str, key: &str) -> Failure {
+    if !failure.may_pass() {
+        return failure;
     }
-    if args.wait || args.follow { attend(context, &session, &id, args).await } else { Ok(Exit::Done) }
+    failure.hint(format!("it may or may not have been accepted; safe to repeat: {}", retry_line(id, key)))
 }
 
 /// How the call is made again and counts once; without the arguments, which may be sensitive.
-fn retry_line(request: &v1::ExecuteRequest) -> String {
-    let key = if request.idempotency_key.is_empty() { &request.id } else { &request.idempotency_key };
+fn retry_line(id: &str, key: &str) -> String {
+    let key = if key.is_empty() { id } else { key };
     format!("run the same command again with --idempotency-key {}", shell_quoted(key))
 }
 
-/// Waits for the end, with or without the log.
+/// Prints the id of the execution that was made.
+fn announce(context: &Context, id: &str, args: &RunArgs) -> Outcome<()> {
+    let shell = &context.shell;
+    if args.follow {
+        shell.note(id);
+        return Ok(());
+    }
+    let printed = match args.output.structured(shell, || json!({ "id": id })) {
+        Ok(false) => shell.line(id),
+        printed => printed.map(|_| ()),
+    };
+    // it runs: whoever cannot read its id on standard output needs it all the more
+    printed.map_err(|failure| failure.context(format!("execution {id} was made")))
+}
+
+/// Waits for the end, with or without the log, where that is asked for.
 async fn attend(context: &Context, session: &Session, id: &str, args: &RunArgs) -> Outcome {
+    if !args.wait && !args.follow {
+        return Ok(Exit::Done);
+    }
     let work = async {
         if args.follow {
             let request = LogRequest { id: id.to_owned(), follow: true, ..Default::default() };
             let mut sink = TerminalSink::stdout(&context.shell, false);
-            wait::read_log(context, session, &request, &mut sink).await?;
+            reading::read_log(session, &request, &mut sink).await?;
             sink.finish()?;
         }
         wait::until_ended(session, id).await
@@ -222,15 +266,24 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_line_that_retries_names_the_key_and_no_value() {
-        let mut request = v1::ExecuteRequest {
-            id: "0k3v7q2m8d5x1n4r6t9w0b9f2q".into(),
+    fn the_line_that_retries_names_the_key_or_else_the_id() {
+        let id = "0k3v7q2m8d5x1n4r6t9w0b9f2q";
+        assert_eq!(retry_line(id, ""), format!("run the same command again with --idempotency-key {id}"));
+        assert!(retry_line(id, "it's").ends_with(r"--idempotency-key 'it'\''s'"));
+    }
+
+    #[test]
+    fn what_has_changed_since_is_told_by_revision_and_commit() {
+        let of = |revision, catalog: &str| v1::Execution {
             job: "refund".into(),
-            arguments: [("pin".to_owned(), "1234".to_owned())].into(),
+            catalog: catalog.into(),
+            revision,
             ..Default::default()
         };
-        assert_eq!(retry_line(&request), "run the same command again with --idempotency-key 0k3v7q2m8d5x1n4r6t9w0b9f2q");
-        request.idempotency_key = "it's".into();
-        assert!(retry_line(&request).ends_with(r"--idempotency-key 'it'\''s'"));
+        let (before, after) = (of(41, "support"), of(42, "support"));
+        let told = changed(&before, &"9c1f2ab".repeat(6), &after, &"4be07d1".repeat(6));
+        assert_eq!(told, "refund has changed since: support revision 41 (9c1f2ab) → support revision 42 (4be07d1)");
+        let told = changed(&before, "", &of(1, "manual"), "");
+        assert_eq!(told, "refund has changed since: support revision 41 → manual revision 1");
     }
 }

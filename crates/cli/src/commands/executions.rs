@@ -6,7 +6,7 @@ use octavius_proto::{to_state, to_timestamp, v1};
 use serde_json::json;
 
 use crate::error::{Failure, Outcome};
-use crate::execution::{duration, state_name, summary};
+use crate::execution::{duration, first_octavius_status, state_name, summary};
 use crate::exit::Exit;
 use crate::output::Format;
 use crate::session::Session;
@@ -34,7 +34,7 @@ pub struct ExecutionsArgs {
     #[arg(long, value_name = "N", default_value_t = 50, value_parser = clap::value_parser!(u32).range(1..), env = env::LIMIT)]
     limit: u32,
     /// Form of the output
-    #[arg(short, long, value_parser = Format::among(&["table", "name", "json", "yaml"]), default_value = "table", env = env::OUTPUT)]
+    #[arg(short, long, value_parser = Format::among(&["table", "wide", "name", "json", "yaml"]), default_value = "table", env = env::OUTPUT)]
     output: Format,
 }
 
@@ -78,6 +78,16 @@ pub fn row(execution: &v1::Execution, now: Timestamp) -> Vec<String> {
         table::wire_time(execution.created_at.as_ref()),
         duration(execution, now),
     ]
+}
+
+/// The columns of the wide table, and of the one below a job.
+pub const WIDE_HEADER: [&str; 9] = ["ID", "JOB", "STATE", "USER", "EXECUTOR", "CREATED", "DURATION", "OLD STATUS", "REASON"];
+
+/// An execution's row in the wide table: with what the first Octavius called its state, and why it is so.
+#[must_use]
+pub fn wide_row(execution: &v1::Execution, now: Timestamp) -> Vec<String> {
+    let more = [first_octavius_status(execution).to_owned(), execution.reason.clone()];
+    row(execution, now).into_iter().chain(more).collect()
 }
 
 /// Most executions in one answer.
@@ -148,7 +158,13 @@ pub async fn run(context: &Context, args: &ExecutionsArgs) -> Outcome {
         }
         _ => {
             let now = Timestamp::now();
-            shell.print(&table::render(&HEADER, executions.iter().map(|execution| row(execution, now)), shell.width))?;
+            let table = match args.output {
+                Format::Wide => {
+                    table::render(&WIDE_HEADER, executions.iter().map(|execution| wide_row(execution, now)), shell.width)
+                }
+                _ => table::render(&HEADER, executions.iter().map(|execution| row(execution, now)), shell.width),
+            };
+            shell.print(&table)?;
         }
     }
     if truncated {

@@ -4,21 +4,29 @@ use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use clap::{Args, Subcommand};
+use clap::{Args, FromArgMatches as _, Subcommand};
+use octavius_core::limit::{SPOOL_BYTES, SPOOL_BYTES_MIN};
 use octavius_core::token::{Token, TokenKind};
-use octavius_core::{ExecutorId, Labels};
-use octavius_executor::{ExecutorError, ExecutorOptions, KubernetesPermission, RunnerOptions, check_kubernetes};
+use octavius_core::{ByteSize, ExecutorId, Labels};
+use octavius_executor::{
+    Credential, ExecutorError, ExecutorOptions, FoundOffer, KubernetesPermission, RunnerOptions, check_kubernetes,
+    check_kubernetes_offers, check_offers,
+};
 use octavius_proto::client::Address;
-use serde::{Deserialize, Serialize};
+use octavius_proto::tls::Authorities;
 use serde_json::json;
 
 use super::list::labels;
-use crate::config::{given_token, write_private};
-use crate::daemon::{LogOptions, Settings, default_data_dir, start_log, this_program, timing, until_signal};
+use crate::client_tls::Certificates;
+use crate::config::given_token;
+use crate::daemon::{Settings, default_data_dir, this_program, timing, until_signal};
 use crate::error::{Failure, Outcome};
 use crate::exit::Exit;
+use crate::log::{LogFormat, LogOptions, start_log};
 use crate::output::Format;
-use crate::{Context, env, kubernetes_options, table};
+use crate::secret_options::OfferArgs;
+use crate::trace::Export;
+use crate::{Context, env, kubernetes_options, secret_options, table};
 
 /// Flags of `octavius executor`.
 #[derive(Debug, Args)]
@@ -52,6 +60,18 @@ struct CommonArgs {
 
 /// What is in the file alone.
 const KEYS_HELP: &str = "\
+Keys of the configuration file for every runner, without a flag:
+  log_file_path                 a file for the log instead of standard error [env: OCTAVIUS_LOG_FILE_PATH]
+  log_file_max_size_in_mb       the size in MiB at which it is put aside as NAME.1 [env: OCTAVIUS_LOG_FILE_MAX_SIZE_IN_MB]
+  otlp_endpoint                 a collector's URL, to which spans are exported by OTLP [env: OTEL_EXPORTER_OTLP_ENDPOINT]
+
+Keys of the configuration file for TLS, which are flags too: ca_file, client_cert, client_key, server_name. The files are read again for each new
+connection, so that certificates can be renewed under a running executor.
+
+What jobs may have of the secrets that this executor can read; a job whose `from` names another is refused (SECRET_NOT_OFFERED):
+  secrets                       {\"environment\": [\"PAY_*\"], \"files\": [\"/run/secrets/\"], \"kubernetes\": [\"gateway\", \"payments/*\"]}; `*` stands
+                                for any characters, a slash at the end of a file's path for all that is in the folder
+
 Keys of the configuration file for the kubernetes runner; each has a variable, like OCTAVIUS_KUBE_CONFIG:
   kube_config, kube_context     out-of-cluster takes $KUBECONFIG or ~/.kube/config; anything else the account of its own pod
   default_namespace             where Jobs go that name no namespace; namespaces: others that a job may name
@@ -60,8 +80,8 @@ Keys of the configuration file for the kubernetes runner; each has a variable, l
   wait_for_resource_poll_count  seconds that a pod may wait for a node, a quota or an image
   log_process_wait_time         seconds that the end of a log is waited for
   job_pod_annotations           annotations of every Job and pod
-  job_may_set                   what a job may set for itself: resources, annotations
-  secret                        Kubernetes Secret that holds secrets without a `from`
+  job_may_set                   what a job may set for itself: resources, plain_annotations (without a prefix), annotations
+  secret                        Kubernetes Secret that holds secrets without a `from`; jobs may have all that is in it
   pod_template                  what every pod is built on: tolerations, pull secrets, a container `job`
   run_as_non_root               refuse images that run as root
   orphan_delay, keep_finished   how long unknown and finished Jobs are kept";
@@ -72,6 +92,8 @@ struct RunnerArgs {
     /// keys for it, otherwise process]
     #[arg(long, value_name = "RUNNER", env = env::RUNNER)]
     runner: Option<String>,
+    #[command(flatten)]
+    offers: OfferArgs,
 }
 
 #[derive(Debug, Args)]
@@ -99,16 +121,30 @@ struct StartArgs {
     /// How many executions it runs at once [default: the number of processors]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=10_000), env = env::CAPACITY)]
     capacity: Option<u32>,
+    /// How much output may wait on its disk until a controller has it, at least 16MiB; while that is full, it takes no work and jobs that
+    /// print wait [default: 256MiB]
+    #[arg(long, value_name = "SIZE", env = env::SPOOL_LIMIT)]
+    spool_limit: Option<ByteSize>,
+    /// How much output it sends in a second, of all jobs together, as 10MiB [default: no limit]
+    #[arg(long, value_name = "SIZE", env = env::LOG_RATE)]
+    log_rate: Option<ByteSize>,
     /// How much is logged: error, warn, info, debug, trace
     #[arg(long, value_name = "LEVEL", env = env::LOG_LEVEL)]
     log_level: Option<String>,
+    /// Form of the log [default: text on a terminal, json elsewhere]
+    #[arg(long, value_name = "FORMAT", value_enum, env = env::LOG_FORMAT)]
+    log_format: Option<LogFormat>,
 }
 
 /// Keys of `executor_config.json` for every runner: the first Octavius', then ours.
-const KEYS: [&str; 12] = [
+const KEYS: [&str; 20] = [
     "id",
     "cp_host",
     "access_token",
+    "ca_file",
+    "client_cert",
+    "client_key",
+    "server_name",
     "ping_interval",
     "conn_time_out",
     "log_level",
@@ -118,7 +154,15 @@ const KEYS: [&str; 12] = [
     "labels",
     "capacity",
     "data_dir",
+    "spool_limit",
+    "log_rate",
+    secret_options::KEY.0,
+    "otlp_endpoint",
 ];
+
+/// Variables that stand over the file beside those of flags.
+const LOG_VARIABLES: [(&str, &[&str]); 2] =
+    [("log_file_path", &[env::LOG_FILE_PATH]), ("log_file_max_size_in_mb", &[env::LOG_FILE_MAX_SIZE])];
 
 /// How long is waited for a controller where nothing is said: the first Octavius' default.
 const DEFAULT_TIMEOUT: Duration = Duration::from_secs(10);
@@ -142,68 +186,19 @@ struct Common {
     connect_timeout: Duration,
 }
 
-/// What an executor keeps of its registration, readable by its owner alone.
-#[derive(Serialize, Deserialize)]
-struct Credential {
-    format_version: u32,
-    id: ExecutorId,
-    token: String,
-}
-
-const CREDENTIAL_VERSION: u32 = 1;
-
-fn credential_path(data_dir: &Path) -> PathBuf {
-    data_dir.join("credential.json")
-}
-
-/// The token that the registration left in the data folder.
+/// What the registration has left in the data folder.
 ///
 /// # Errors
 /// Where the file cannot be understood, is another executor's, or can be read by others.
-pub fn stored_token(data_dir: &Path, id: &ExecutorId) -> Outcome<Option<String>> {
-    use std::os::unix::fs::PermissionsExt as _;
-    let path = credential_path(data_dir);
-    let text = match std::fs::read_to_string(&path) {
-        Ok(text) => text,
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
-        Err(error) => return Err(Failure::file("read", &path, error)),
-    };
-    let mode = std::fs::metadata(&path).map_err(|error| Failure::file("read", &path, error))?.permissions().mode();
-    if mode & 0o077 != 0 {
-        return Err(Failure::usage(format!("{} can be read by others (mode {:03o})", path.display(), mode & 0o777))
-            .hint(format!("chmod 600 {}", path.display())));
-    }
-    let credential: Credential = serde_json::from_str(&text).map_err(|_| {
-        Failure::usage(format!("{} is not an executor's credential", path.display())).hint("remove it and register again")
-    })?;
-    if credential.format_version > CREDENTIAL_VERSION {
-        return Err(Failure::usage(format!(
-            "{} has format version {}, this version reads up to {CREDENTIAL_VERSION}",
-            path.display(),
-            credential.format_version
-        )));
-    }
-    if credential.id != *id {
-        return Err(Failure::usage(format!("{} belongs to executor `{}`, not to `{id}`", path.display(), credential.id))
-            .hint("give each executor a folder of its own with --data-dir"));
-    }
-    Ok(Some(credential.token))
-}
-
-/// Keeps the token of a registration.
-///
-/// # Errors
-/// Where it cannot be written.
-pub fn store_token(data_dir: &Path, id: &ExecutorId, token: &str) -> Outcome<()> {
-    let credential = Credential { format_version: CREDENTIAL_VERSION, id: id.clone(), token: token.to_owned() };
-    let text = serde_json::to_vec_pretty(&credential).map_err(|error| Failure::fault(error.to_string()))?;
-    write_private(&credential_path(data_dir), &text)
+pub fn kept(data_dir: &Path, id: &ExecutorId) -> Outcome<Option<Credential>> {
+    Credential::read(data_dir, id).map_err(|error| failure(error.into()))
 }
 
 fn own(args: &CommonArgs) -> Outcome<Own> {
     let keys: Vec<&str> = KEYS.into_iter().chain(kubernetes_options::KEYS.map(|(key, _)| key)).collect();
     let settings = Settings::read(args.config.as_deref(), "executor_config.json", &keys)?;
-    let settings = settings.with_variables(&kubernetes_options::KEYS);
+    let settings = settings.with_variables(&kubernetes_options::KEYS).with_variables(&[secret_options::KEY]);
+    let settings = settings.with_variables(&LOG_VARIABLES);
     let id = args.id.clone().map_or_else(|| settings.text("id"), |id| Ok(Some(id)))?;
     let id = id.ok_or_else(|| Failure::usage("the executor has no id").hint("--id ID, or `id` in executor_config.json"))?;
     let id = ExecutorId::new(id).map_err(|error| Failure::new(Exit::Usage, error))?;
@@ -235,7 +230,14 @@ fn common(context: &Context, args: &CommonArgs) -> Outcome<Common> {
         (None, None | Some(0)) => DEFAULT_TIMEOUT,
         (None, Some(seconds)) => Duration::from_secs(seconds.into()),
     };
-    Ok(Common { controllers: Address::parse_list(&host)?, settings, id, token, data_dir, connect_timeout })
+    let certificates = Certificates::given(flags).or(Certificates {
+        ca: settings.path("ca_file")?.map(Authorities::File),
+        client_cert: settings.path("client_cert")?,
+        client_key: settings.path("client_key")?,
+        server_name: settings.text("server_name")?,
+    });
+    let controllers = certificates.secure(Address::parse_list(&host)?)?;
+    Ok(Common { controllers, settings, id, token, data_dir, connect_timeout })
 }
 
 /// Runs the command.
@@ -249,7 +251,7 @@ pub async fn run(context: &Context, args: &ExecutorArgs) -> Outcome {
             let token = common.token.as_ref().ok_or_else(no_registration_token)?;
             register(&common, token).await?;
             context.shell.line(common.id.as_str())?;
-            context.shell.note(&format!("its token is kept in {}", credential_path(&common.data_dir).display()));
+            context.shell.note(&format!("its token is kept in {}", Credential::path(&common.data_dir).display()));
             Ok(Exit::Done)
         }
         Command::Start(args) => start(context, args).await,
@@ -264,7 +266,7 @@ fn no_registration_token() -> Failure {
 }
 
 /// Registers, and keeps the token.
-async fn register(common: &Common, token: &Token) -> Outcome<String> {
+async fn register(common: &Common, token: &Token) -> Outcome<Credential> {
     if token.kind() != TokenKind::Registration {
         return Err(Failure::new(
             Exit::NotSignedIn,
@@ -272,10 +274,8 @@ async fn register(common: &Common, token: &Token) -> Outcome<String> {
         )
         .hint("an admin makes one: octavius tokens create --role registration"));
     }
-    let own = octavius_executor::register(&common.controllers, token.reveal(), &common.id, common.connect_timeout).await;
-    let own = own.map_err(failure)?;
-    store_token(&common.data_dir, &common.id, &own)?;
-    Ok(own)
+    let Common { controllers, id, data_dir, connect_timeout, .. } = common;
+    octavius_executor::register(controllers, token.reveal(), id, data_dir, *connect_timeout).await.map_err(failure)
 }
 
 /// An executor's error with its exit.
@@ -287,6 +287,7 @@ pub fn failure(error: ExecutorError) -> Failure {
         ExecutorError::TokenRefused { .. } => {
             Failure::new(Exit::NotSignedIn, error).hint("octavius executor register --token-file FILE, with a registration token")
         }
+        ExecutorError::Credential(_) => Failure::new(Exit::Usage, error),
         ExecutorError::SessionExists { .. } => Failure::new(Exit::Refused, error),
         ExecutorError::Kubernetes { .. } => Failure::new(Exit::Usage, error).hint(
             "`kube_config`: \"out-of-cluster\" takes a kubeconfig; anything else the account of the pod that the executor runs in",
@@ -321,16 +322,66 @@ fn runner(context: &Context, args: &RunnerArgs, settings: &Settings) -> Outcome<
     }
 }
 
-async fn check(context: &Context, args: &CheckArgs) -> Outcome {
+/// What an executor needs where it runs, as it was found.
+#[derive(Debug)]
+pub(super) struct Examined {
+    pub(super) id: ExecutorId,
+    pub(super) data_dir: PathBuf,
+    pub(super) runner: &'static str,
+    pub(super) writable: std::io::Result<()>,
+    /// The token that the registration left.
+    pub(super) token: Option<String>,
+    pub(super) permissions: Vec<KubernetesPermission>,
+    /// What is offered to jobs, and whether it is there.
+    found: Vec<FoundOffer>,
+}
+
+async fn examine(context: &Context, args: &CheckArgs) -> Outcome<Examined> {
     let own = own(&args.common)?;
     let runner = runner(context, &args.runner, &own.settings)?;
+    let offers = args.runner.offers.offers(&own.settings)?;
     let Own { settings: _, id, data_dir } = own;
-    let writable = is_writable(&data_dir);
-    let registered = writable.is_ok() && stored_token(&data_dir, &id)?.is_some();
-    let (name, permissions) = match &runner {
-        RunnerOptions::Process { .. } => ("process", Vec::new()),
-        RunnerOptions::Kubernetes(options) => ("kubernetes", check_kubernetes(&id, options).await.map_err(failure)?),
+    let writable = crate::folder::is_writable(&data_dir);
+    let credential = if writable.is_ok() { kept(&data_dir, &id)? } else { None };
+    let token = credential.map(|credential| credential.token().to_owned());
+    let (runner, permissions, found) = match &runner {
+        RunnerOptions::Process { .. } => ("process", Vec::new(), check_offers(&id, &offers, &data_dir)),
+        RunnerOptions::Kubernetes(options) => {
+            let permissions = check_kubernetes(&id, options).await.map_err(failure)?;
+            ("kubernetes", permissions, check_kubernetes_offers(&id, options, &offers).await.map_err(failure)?)
+        }
     };
+    Ok(Examined { id, data_dir, runner, writable, token, permissions, found })
+}
+
+/// The flags of `executor check` with this file and the environment.
+fn flags_of(config: &Path) -> Outcome<CheckArgs> {
+    let flags = crate::cli::by_environment(CheckArgs::augment_args(clap::Command::new("check")));
+    let given = [std::ffi::OsStr::new("check"), "--config".as_ref(), config.as_os_str()];
+    let matches = flags.try_get_matches_from(given).and_then(|matches| CheckArgs::from_arg_matches(&matches));
+    matches.map_err(|error| Failure::usage(error.to_string().trim().to_owned()))
+}
+
+/// What an executor of this configuration needs here, as it is found.
+///
+/// # Errors
+/// Where the configuration is wrong, or the cluster does not answer.
+pub(super) async fn examined(context: &Context, config: &Path) -> Outcome<Examined> {
+    examine(context, &flags_of(config)?).await
+}
+
+/// How an executor of this configuration reaches its controllers: their addresses, and the longest wait.
+///
+/// # Errors
+/// Where the configuration is wrong, or names none.
+pub(super) fn reached(context: &Context, config: &Path) -> Outcome<(Vec<Address>, Duration)> {
+    let Common { controllers, connect_timeout, .. } = common(context, &flags_of(config)?.common)?;
+    Ok((controllers, connect_timeout))
+}
+
+async fn check(context: &Context, args: &CheckArgs) -> Outcome {
+    let Examined { id, data_dir, runner: name, writable, token, permissions, found } = examine(context, args).await?;
+    let registered = token.is_some();
     let missing: Vec<_> = permissions.iter().filter(|permission| permission.required && !permission.allowed).collect();
     let value = || {
         json!({
@@ -340,11 +391,13 @@ async fn check(context: &Context, args: &CheckArgs) -> Outcome {
             "data_dir_writable": writable.is_ok(),
             "registered": registered,
             "permissions": permissions,
+            "secrets": found,
             "ok": writable.is_ok() && missing.is_empty(),
         })
     };
     if !args.output.structured(&context.shell, value)? {
         context.shell.print(&checked(&id, name, &data_dir, registered, &permissions, context.shell.width))?;
+        context.shell.print(&secret_options::render(&found, context.shell.width))?;
     }
     if let Err(error) = writable {
         return Err(Failure { exit: Exit::No, ..failure(ExecutorError::DataDir { path: data_dir, source: error }) });
@@ -394,16 +447,14 @@ fn checked(
     text
 }
 
-/// Whether files can be written into a folder, or into what it would be made in. Leaves nothing behind.
-fn is_writable(folder: &Path) -> std::io::Result<()> {
-    let there = folder.ancestors().find(|path| path.exists()).filter(|path| !path.as_os_str().is_empty());
-    tempfile::tempfile_in(there.unwrap_or(Path::new("."))).map(drop)
-}
-
 async fn start(context: &Context, args: &StartArgs) -> Outcome {
     let common = common(context, &args.common)?;
     let settings = &common.settings;
     let runner = runner(context, &args.runner, settings)?;
+    let secrets = args.runner.offers.offers(settings)?;
+    if matches!(runner, RunnerOptions::Process { .. }) {
+        crate::daemon::take_huge_pages(true); // its jobs are its children, and may want them
+    }
     let mut all_labels: Labels = settings.map("labels")?;
     all_labels.extend(labels::<Labels>(&args.label)?);
     check_labels(&all_labels)?;
@@ -413,35 +464,71 @@ async fn start(context: &Context, args: &StartArgs) -> Outcome {
     }
     let log = LogOptions {
         level: args.log_level.clone().map_or_else(|| settings.text("log_level"), |level| Ok(Some(level)))?,
+        format: args.log_format,
         file: settings.path("log_file_path")?,
         max_mib: settings.number("log_file_max_size_in_mb")?.unwrap_or_default(),
     };
     let capacity = args.capacity.map_or_else(|| settings.number("capacity"), |capacity| Ok(Some(capacity)))?;
-    let token = match (&common.token, stored_token(&common.data_dir, &common.id)?) {
-        (Some(token), _) if token.kind() == TokenKind::Executor => token.reveal().to_owned(),
+    let (spool_limit, log_rate) = (spool_limit(args, settings)?, log_rate(args, settings)?);
+    let credential = match (&common.token, kept(&common.data_dir, &common.id)?) {
+        (Some(token), _) if token.kind() == TokenKind::Executor => Credential::given(token.reveal()),
         (_, Some(stored)) => stored,
         (Some(token), None) => register(&common, token).await?,
         (None, None) => return Err(no_registration_token()),
     };
     start_log(&log, "info")?;
+    let export = Export::start(settings.text("otlp_endpoint")?.as_deref(), "octavius-executor")?;
     let options = ExecutorOptions {
         id: common.id,
         controllers: common.controllers,
-        token,
+        credential,
         labels: all_labels,
         capacity: capacity.unwrap_or_else(default_capacity),
         data_dir: common.data_dir,
         runner,
+        secrets,
+        spool_limit,
+        log_rate,
         connect_timeout: common.connect_timeout,
         timing,
     };
     take_turn(&options.data_dir).await?;
     context.shell.announce(&format!("ready: octavius executor {}", options.id));
-    until_signal(&context.shell, |stop| async {
+    let outcome = until_signal(&context.shell, |stop| async {
         octavius_executor::run(options, stop).await.map_err(failure)?;
         Ok(Exit::Done)
-    })
-    .await
+    });
+    let outcome = outcome.await;
+    export.stop().await;
+    outcome
+}
+
+/// How much output may wait on the disk, in bytes.
+fn spool_limit(args: &StartArgs, settings: &Settings) -> Outcome<u64> {
+    let limit = match args.spool_limit {
+        Some(given) => Some(given),
+        None => settings.size("spool_limit")?,
+    };
+    let least = ByteSize::new(SPOOL_BYTES_MIN);
+    match limit {
+        None => Ok(SPOOL_BYTES),
+        Some(limit) if limit >= least => Ok(limit.get()),
+        Some(_) if args.spool_limit.is_some() => Err(Failure::usage(format!("--spool-limit is under {least}"))),
+        Some(_) => Err(settings.wrong("spool_limit", &format!("is under {least}"))),
+    }
+}
+
+/// How many bytes of output are sent in a second, if that is limited.
+fn log_rate(args: &StartArgs, settings: &Settings) -> Outcome<Option<u64>> {
+    let rate = match args.log_rate {
+        Some(given) => Some(given),
+        None => settings.size("log_rate")?,
+    };
+    match rate.map(ByteSize::get) {
+        Some(0) if args.log_rate.is_some() => Err(Failure::usage("--log-rate is 0: nothing would ever be sent")),
+        Some(0) => Err(settings.wrong("log_rate", "is 0: nothing would ever be sent")),
+        rate => Ok(rate),
+    }
 }
 
 /// Longest wait for another executor that is just ending.

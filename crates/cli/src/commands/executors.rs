@@ -1,11 +1,13 @@
 //! `octavius executors`: who runs jobs, and what.
 
+mod change;
+
 use clap::{Args, Subcommand};
 use octavius_proto::v1;
 use serde_json::{Value, json};
 
 use super::list::pairs;
-use crate::error::{Failure, Outcome};
+use crate::error::Outcome;
 use crate::exit::Exit;
 use crate::output::Format;
 use crate::sanitize::line;
@@ -29,6 +31,12 @@ enum Command {
     List(ListArgs),
     /// Show one executor
     Describe(DescribeArgs),
+    /// Give an executor nothing more; what it runs goes on
+    Drain(change::DrainArgs),
+    /// Give an executor that drains work again
+    Resume(change::ResumeArgs),
+    /// Remove an executor: its token is worth nothing any more
+    Revoke(change::RevokeArgs),
 }
 
 #[derive(Debug, Args)]
@@ -47,12 +55,15 @@ struct DescribeArgs {
     output: Format,
 }
 
-fn state_name(number: i32) -> &'static str {
+/// A state's name.
+#[must_use]
+pub fn state_name(number: i32) -> &'static str {
     use v1::ExecutorState as S;
     match S::try_from(number) {
         Ok(S::Registered) => "registered",
         Ok(S::Active) => "active",
         Ok(S::Expired) => "expired",
+        Ok(S::Draining) => "draining",
         Ok(S::Unspecified) | Err(_) => "unknown",
     }
 }
@@ -62,14 +73,43 @@ fn state_name(number: i32) -> &'static str {
 /// # Errors
 /// Where the controller cannot be reached or refuses, or there is no such executor.
 pub async fn run(context: &Context, args: &ExecutorsArgs) -> Outcome {
+    match &args.command {
+        None => list(context, &args.list, &listed(context).await?),
+        Some(Command::List(args)) => list(context, args, &listed(context).await?),
+        Some(Command::Describe(args)) => describe(context, args).await,
+        Some(Command::Drain(args)) => change::drain(context, args).await,
+        Some(Command::Resume(args)) => change::resume(context, args).await,
+        Some(Command::Revoke(args)) => change::revoke(context, args).await,
+    }
+}
+
+async fn listed(context: &Context) -> Outcome<Vec<v1::Executor>> {
     let session = Session::open(context).await?;
     let listed = session.call(async |to| to.executors().list_executors(v1::ListExecutorsRequest {}).await);
-    let executors = listed.await?.executors;
-    match &args.command {
-        None => list(context, &args.list, &executors),
-        Some(Command::List(args)) => list(context, args, &executors),
-        Some(Command::Describe(args)) => describe(context, args, &executors),
-    }
+    Ok(listed.await?.executors)
+}
+
+/// An executor as it is now.
+async fn fetch(session: &Session, id: &str) -> Outcome<v1::Executor> {
+    let request = v1::GetExecutorRequest { id: id.to_owned() };
+    let answer = session.call(async |to| to.executors().get_executor(request.clone()).await).await;
+    let answer = answer.map_err(|failure| match failure.is(octavius_proto::reason::NOT_FOUND) && failure.hints.is_empty() {
+        true => failure.hint("`octavius executors` shows them"),
+        false => failure,
+    });
+    Ok(answer?.executor.unwrap_or_default())
+}
+
+/// Who has an executor drain: `draining since 2026-03-01T12:00:00Z (sam)`.
+fn drained_by(drain: &v1::Drain) -> String {
+    format!("draining since {} ({})", wire_time(drain.at.as_ref()), line(&drain.by))
+}
+
+/// The state as people read it: one that is away and drains is both.
+fn shown_state(executor: &v1::Executor) -> String {
+    let state = state_name(executor.state);
+    let both = executor.draining.is_some() && executor.state() != v1::ExecutorState::Draining;
+    if both { format!("{state}, draining") } else { state.to_owned() }
 }
 
 fn list(context: &Context, args: &ListArgs, executors: &[v1::Executor]) -> Outcome {
@@ -86,19 +126,22 @@ fn list(context: &Context, args: &ListArgs, executors: &[v1::Executor]) -> Outco
                 let labels = pairs(&executor.labels);
                 let mut row = vec![
                     executor.id.clone(),
-                    state_name(executor.state).to_owned(),
-                    format!("{}/{}", executor.running.len(), executor.capacity),
+                    shown_state(executor),
                     if labels.is_empty() { "-".to_owned() } else { labels },
+                    format!("{}/{}", executor.running.len(), executor.capacity),
                     wire_time(executor.last_seen_at.as_ref()),
+                    executor.version.clone(),
+                    executor.runner.clone(),
                 ];
                 if wide {
-                    row.extend([executor.runner.clone(), executor.version.clone(), wire_time(executor.registered_at.as_ref())]);
+                    let runs = executor.running.join(",");
+                    row.extend([wire_time(executor.registered_at.as_ref()), if runs.is_empty() { "-".to_owned() } else { runs }]);
                 }
                 row
             });
-            let mut header = vec!["ID", "STATE", "RUNNING", "LABELS", "LAST SEEN"];
+            let mut header = vec!["ID", "STATE", "LABELS", "SLOTS", "LAST SEEN", "VERSION", "RUNNER"];
             if wide {
-                header.extend(["RUNNER", "VERSION", "REGISTERED"]);
+                header.extend(["REGISTERED", "EXECUTIONS"]);
             }
             shell.print(&table::render(&header, rows, shell.width))?;
         }
@@ -106,32 +149,54 @@ fn list(context: &Context, args: &ListArgs, executors: &[v1::Executor]) -> Outco
     Ok(Exit::Done)
 }
 
-fn describe(context: &Context, args: &DescribeArgs, executors: &[v1::Executor]) -> Outcome {
-    let Some(executor) = executors.iter().find(|executor| executor.id == args.id) else {
-        let failure = Failure::refused(format!("no executor `{}`", line(&args.id)));
-        let near = octavius_core::nearest::nearest(&args.id, executors.iter().map(|executor| executor.id.as_str()));
-        return Err(match near {
-            Some(near) => failure.hint(format!("did you mean `{}`?", line(near))),
-            None => failure.hint("`octavius executors` shows them"),
-        });
-    };
+async fn describe(context: &Context, args: &DescribeArgs) -> Outcome {
+    let session = Session::open(context).await?;
+    let executor = &fetch(&session, &args.id).await?;
     if args.output.structured(&context.shell, || to_json(executor))? {
         return Ok(Exit::Done);
     }
+    context.shell.print(&text(executor))?;
+    Ok(Exit::Done)
+}
+
+fn text(executor: &v1::Executor) -> String {
     let facts = [
         ("id", executor.id.clone()),
         ("state", state_name(executor.state).to_owned()),
         ("labels", pairs(&executor.labels)),
-        ("running", format!("{} of {}", executor.running.len(), executor.capacity)),
+        (
+            "draining",
+            executor.draining.as_ref().map(|d| format!("since {} ({})", wire_time(d.at.as_ref()), d.by)).unwrap_or_default(),
+        ),
+        ("slots", format!("{}/{}", executor.running.len(), executor.capacity)),
         ("executions", executor.running.join(" ")),
         ("runner", executor.runner.clone()),
         ("version", executor.version.clone()),
         ("registered", wire_time(executor.registered_at.as_ref())),
         ("last seen", wire_time(executor.last_seen_at.as_ref())),
     ];
-    let shown = facts.iter().filter(|(_, value)| !value.is_empty());
-    context.shell.print(&shown.map(|(name, value)| format!("{name:<10}  {}\n", line(value))).collect::<String>())?;
-    Ok(Exit::Done)
+    let orphans = orphans(executor).into_iter().enumerate().map(|(at, orphan)| (if at == 0 { "orphans" } else { "" }, orphan));
+    let shown = facts.into_iter().filter(|(_, value)| !value.is_empty()).chain(orphans);
+    shown.map(|(name, value)| format!("{name:<10}  {}\n", line(&value))).collect()
+}
+
+/// What the executor has made and no execution is for, a line each, and one for those that are not told by name.
+fn orphans(executor: &v1::Executor) -> Vec<String> {
+    let time = |at: &Option<_>| Some(wire_time(at.as_ref())).filter(|time| !time.is_empty());
+    let mut lines: Vec<String> = executor
+        .orphans
+        .iter()
+        .map(|orphan| {
+            let since = time(&orphan.since).map_or_else(String::new, |since| format!(" since {since}"));
+            let removed = time(&orphan.removed_at).map_or_else(String::new, |at| format!(", removed after {at}"));
+            format!("Job {}/{}: no execution is for it{since}{removed}", orphan.namespace, orphan.name)
+        })
+        .collect();
+    let untold = usize::try_from(executor.orphan_count).unwrap_or(usize::MAX).saturating_sub(lines.len());
+    if untold > 0 {
+        lines.push(format!("and {untold} more"));
+    }
+    lines
 }
 
 fn to_json(executor: &v1::Executor) -> Value {
@@ -141,9 +206,54 @@ fn to_json(executor: &v1::Executor) -> Value {
         "labels": executor.labels,
         "capacity": executor.capacity,
         "running": executor.running,
+        "draining": executor.draining.as_ref().map(|drain| json!({
+            "by": drain.by,
+            "at": from_wire(drain.at.as_ref()).map(|at| at.to_string()),
+        })),
         "runner": executor.runner,
         "version": executor.version,
         "registered_at": from_wire(executor.registered_at.as_ref()).map(|at| at.to_string()),
         "last_seen_at": from_wire(executor.last_seen_at.as_ref()).map(|at| at.to_string()),
+        "orphan_count": executor.orphan_count,
+        "orphans": executor.orphans.iter().map(|orphan| json!({
+            "name": orphan.name,
+            "namespace": orphan.namespace,
+            "since": from_wire(orphan.since.as_ref()).map(|at| at.to_string()),
+            "removed_at": from_wire(orphan.removed_at.as_ref()).map(|at| at.to_string()),
+        })).collect::<Vec<_>>(),
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn at(seconds: i64) -> Option<prost_types::Timestamp> {
+        Some(prost_types::Timestamp { seconds, nanos: 0 })
+    }
+
+    #[test]
+    fn orphans_are_shown_with_when_they_are_removed_and_those_without_a_name_are_counted() {
+        let orphan =
+            |name: &str, removed_at| v1::Orphan { name: name.to_owned(), namespace: "jobs".to_owned(), since: at(0), removed_at };
+        let executor = v1::Executor {
+            id: "pay-1".to_owned(),
+            state: v1::ExecutorState::Active.into(),
+            capacity: 4,
+            orphans: vec![orphan("octavius-a-1", at(600)), orphan("made\u{1b}[2J", None)],
+            orphan_count: 5,
+            ..v1::Executor::default()
+        };
+        insta::assert_snapshot!(text(&executor), @r"
+        id          pay-1
+        state       active
+        slots       0/4
+        orphans     Job jobs/octavius-a-1: no execution is for it since 1970-01-01T00:00:00Z, removed after 1970-01-01T00:10:00Z
+                    Job jobs/made�[2J: no execution is for it since 1970-01-01T00:00:00Z
+                    and 3 more
+        ");
+        let json = to_json(&executor);
+        assert_eq!((&json["orphan_count"], &json["orphans"][0]["removed_at"]), (&5.into(), &"1970-01-01T00:10:00Z".into()));
+        assert_eq!(json["orphans"][1]["removed_at"], Value::Null);
+    }
 }

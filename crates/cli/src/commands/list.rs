@@ -61,6 +61,13 @@ pub async fn run(context: &Context, args: &ListArgs) -> Outcome {
         }
     }
     let shell = &context.shell;
+    // a column of its own only where it says something
+    let any_paused = jobs.iter().any(|job| job.paused.is_some());
+    let paused = |job: &v1::JobSummary| {
+        let mark = job.paused.as_ref().map_or("-", |paused| if paused.all { "all" } else { "paused" });
+        any_paused.then(|| mark.to_owned())
+    };
+    let header = |names: &[&'static str]| names.iter().copied().chain(any_paused.then_some("PAUSED")).collect::<Vec<_>>();
     if args.output.structured(shell, || json!({ "jobs": jobs.iter().map(to_json).collect::<Vec<_>>() }))? {
         return Ok(Exit::Done);
     }
@@ -69,24 +76,27 @@ pub async fn run(context: &Context, args: &ListArgs) -> Outcome {
         Format::Wide => {
             let rows = jobs.iter().map(|job| {
                 let pairs = |map: &HashMap<String, String>| if map.is_empty() { "-".to_owned() } else { pairs(map) };
-                vec![
+                let row = [
                     job.name.clone(),
                     first_line(&job.description).to_owned(),
                     job.catalog.clone(),
                     pairs(&job.executor),
                     pairs(&job.labels),
                     job.file.clone(),
-                ]
+                ];
+                row.into_iter().chain(paused(job)).collect()
             });
-            shell.print(&table::render(&["NAME", "DESCRIPTION", "CATALOG", "RUNS", "LABELS", "FILE"], rows, shell.width))?;
+            let header = header(&["NAME", "DESCRIPTION", "CATALOG", "RUNS", "LABELS", "FILE"]);
+            shell.print(&table::render(&header, rows, shell.width))?;
         }
         _ if jobs.is_empty() => {
             let narrowed = !args.label.is_empty() || args.search.is_some();
             shell.note(if narrowed { "no job matches" } else { "no jobs; `octavius apply` brings a catalogue's" });
         }
         _ => {
-            let rows = jobs.iter().map(|job| vec![job.name.clone(), first_line(&job.description).to_owned()]);
-            shell.print(&table::render(&["NAME", "DESCRIPTION"], rows, shell.width))?;
+            let row = |job: &v1::JobSummary| [job.name.clone(), first_line(&job.description).to_owned()];
+            let rows = jobs.iter().map(|job| row(job).into_iter().chain(paused(job)).collect());
+            shell.print(&table::render(&header(&["NAME", "DESCRIPTION"]), rows, shell.width))?;
         }
     }
     Ok(Exit::Done)
@@ -109,5 +119,6 @@ fn to_json(job: &v1::JobSummary) -> Value {
         "labels": job.labels,
         "definition": octavius_proto::digest("definition", &job.definition).map_or(Value::Null, |digest| digest.to_string().into()),
         "file": job.file,
+        "paused": job.paused.as_ref().map(super::pause::to_json),
     })
 }

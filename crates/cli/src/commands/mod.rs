@@ -1,6 +1,7 @@
 //! One module for each command: its flags, and what it does.
 
 pub mod apply;
+pub mod audit;
 pub mod backup;
 pub mod cancel;
 pub mod completion;
@@ -11,6 +12,8 @@ pub mod demo;
 pub mod describe;
 pub mod dev;
 pub mod diff;
+pub mod doctor;
+pub mod encryption_keys;
 pub mod execute;
 pub mod executions;
 pub mod executor;
@@ -21,9 +24,12 @@ pub mod history;
 pub mod import;
 pub mod init;
 pub mod list;
+pub mod man;
+pub mod pause;
 pub mod rollback;
 pub mod schema;
 pub mod status;
+pub mod tls;
 pub mod tokens;
 pub mod unfreeze;
 pub mod validate;

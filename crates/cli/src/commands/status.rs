@@ -50,7 +50,7 @@ pub async fn whole_id(session: &Session, id: &str) -> Outcome<String> {
 }
 
 /// The git commit of the revision that an execution runs; empty where there is none, or it is not kept any more.
-async fn commit_of(session: &Session, execution: &v1::Execution) -> String {
+pub async fn commit_of(session: &Session, execution: &v1::Execution) -> String {
     if execution.revision == 0 {
         return String::new();
     }
@@ -89,8 +89,9 @@ pub async fn run(context: &Context, args: &StatusArgs) -> Outcome {
     let response = get(&session, &id).await?;
     let execution = response.execution.unwrap_or_default();
     let commit = commit_of(&session, &execution).await;
-    if !args.output.structured(&context.shell, || whole(&execution, &response.waiting, &commit))? {
-        context.shell.print(&render(&execution, &response.waiting, &commit, Timestamp::now()))?;
+    let wait = response.wait.as_ref();
+    if !args.output.structured(&context.shell, || whole(&execution, wait, &commit))? {
+        context.shell.print(&render(&execution, wait, &commit, Timestamp::now()))?;
     }
     Ok(exit)
 }

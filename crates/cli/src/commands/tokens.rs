@@ -3,12 +3,13 @@
 use std::cell::Cell;
 
 use clap::{Args, Subcommand};
+use octavius_core::token::{Token, TokenKind};
 use octavius_core::{HumanDuration, Role};
 use octavius_proto::{to_duration, v1};
 use serde_json::json;
 
 use super::whoami::role_name;
-use crate::error::Outcome;
+use crate::error::{Failure, Outcome};
 use crate::exit::Exit;
 use crate::output::Format;
 use crate::sanitize::line;
@@ -27,6 +28,8 @@ pub struct TokensArgs {
 enum Command {
     /// Make a token; it is shown this once
     Create(CreateArgs),
+    /// Make a token for the first admin of a controller that is still to be started: asks nobody, and keeps nothing
+    Generate,
     /// List tokens, without the tokens themselves
     List(ListArgs),
     /// Revoke a token
@@ -42,6 +45,12 @@ struct CreateArgs {
     /// A group of its bearer; may be repeated
     #[arg(long, value_name = "GROUP", value_delimiter = ',', env = env::GROUP)]
     group: Vec<String>,
+    /// A catalogue that an applier may change; may be repeated [default: every one]
+    #[arg(long, value_name = "NAME", value_delimiter = ',', env = env::CATALOGS)]
+    catalog: Vec<String>,
+    /// How many executors may be registered with a registration token [default: 1]
+    #[arg(long, value_name = "N", env = env::USES)]
+    uses: Option<u32>,
     /// Who its bearer is [default: the role's name]
     #[arg(long, value_name = "USER", env = env::USER)]
     user: Option<String>,
@@ -76,6 +85,7 @@ struct RevokeArgs {
 pub async fn run(context: &Context, args: &TokensArgs) -> Outcome {
     match &args.command {
         Command::Create(args) => create(context, args).await,
+        Command::Generate => generate(context),
         Command::List(args) => list(context, args).await,
         Command::Revoke(args) => revoke(context, args).await,
     }
@@ -89,6 +99,8 @@ async fn create(context: &Context, args: &CreateArgs) -> Outcome {
         user: args.user.clone().unwrap_or_else(|| args.role.clone()),
         groups: args.group.clone(),
         lifetime: args.expires.map(|expires| to_duration(expires.get())),
+        catalogs: args.catalog.clone(),
+        uses: args.uses.unwrap_or_default(),
     };
     let tries = Cell::new(0u32);
     let made = session.call(async |to| {
@@ -113,6 +125,16 @@ async fn create(context: &Context, args: &CreateArgs) -> Outcome {
     Ok(Exit::Done)
 }
 
+/// A token that nobody knows yet. A controller that finds it in its bootstrap token file, and knows no admin, makes it one's.
+fn generate(context: &Context) -> Outcome {
+    let mut random = [0u8; 32];
+    getrandom::fill(&mut random)
+        .map_err(|error| Failure::fault(format!("the operating system gives no random bytes: {error}")))?;
+    context.shell.line(Token::from_random(TokenKind::User, &random).reveal())?;
+    context.shell.note("good for nothing until a controller that knows no admin starts with it: --bootstrap-token-file FILE");
+    Ok(Exit::Done)
+}
+
 async fn list(context: &Context, args: &ListArgs) -> Outcome {
     let session = Session::open(context).await?;
     let tokens = session.call(async |to| to.admin().list_tokens(v1::ListTokensRequest {}).await).await?.tokens;
@@ -129,6 +151,9 @@ async fn list(context: &Context, args: &ListArgs) -> Outcome {
                     "created_at": from_wire(token.created_at.as_ref()).map(|at| at.to_string()),
                     "created_by": token.created_by,
                     "expires_at": from_wire(token.expires_at.as_ref()).map(|at| at.to_string()),
+                    "catalogs": token.catalogs,
+                    "uses_left": token.uses_left,
+                    "last_used_at": from_wire(token.last_used_at.as_ref()).map(|at| at.to_string()),
                 })
             })
             .collect();
@@ -148,19 +173,34 @@ async fn list(context: &Context, args: &ListArgs) -> Outcome {
             role_name(token.role).to_owned(),
             token.user.clone(),
             if token.groups.is_empty() { "-".to_owned() } else { token.groups.join(",") },
+            bound_to(token),
             wire_time(token.created_at.as_ref()),
+            if token.last_used_at.is_none() { "-".to_owned() } else { wire_time(token.last_used_at.as_ref()) },
             if expires.is_empty() { "never".to_owned() } else { expires },
         ]
     });
-    shell.print(&table::render(&["ID", "ROLE", "USER", "GROUPS", "CREATED", "EXPIRES"], rows, shell.width))?;
+    shell.print(&table::render(
+        &["ID", "ROLE", "USER", "GROUPS", "ONLY FOR", "CREATED", "LAST USED", "EXPIRES"],
+        rows,
+        shell.width,
+    ))?;
     Ok(Exit::Done)
 }
 
+/// What a token is good for beyond its role: certain catalogues, so many registrations.
+fn bound_to(token: &v1::TokenInfo) -> String {
+    match token.uses_left {
+        _ if !token.catalogs.is_empty() => token.catalogs.join(","),
+        Some(0) => "used up".to_owned(),
+        Some(1) => "1 executor".to_owned(),
+        Some(uses) => format!("{uses} executors"),
+        None => "-".to_owned(),
+    }
+}
+
 async fn revoke(context: &Context, args: &RevokeArgs) -> Outcome {
-    if args.id.parse::<octavius_core::token::Token>().is_ok() {
-        return Err(
-            crate::error::Failure::usage("that is a token, not a token's id").hint("`octavius tokens list` shows the ids")
-        );
+    if args.id.parse::<Token>().is_ok() {
+        return Err(Failure::usage("that is a token, not a token's id").hint("`octavius tokens list` shows the ids"));
     }
     let session = Session::open(context).await?;
     let request = v1::RevokeTokenRequest { id: args.id.clone() };

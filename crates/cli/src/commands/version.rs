@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use clap::Args;
+use octavius_core::version::{self, Side};
 use octavius_proto::v1;
 use serde_json::json;
 
@@ -40,6 +41,12 @@ async fn controller(context: &Context) -> Outcome<(String, String)> {
 pub async fn run(context: &Context, args: &VersionArgs) -> Outcome {
     let client = env!("CARGO_PKG_VERSION");
     let controller = controller(context).await;
+    let skew = controller.as_ref().ok().and_then(|(version, _)| {
+        version::compare(Side { what: "this client", version: client }, Side { what: "the controller", version }).err()
+    });
+    if let Some(skew) = skew {
+        context.shell.warn(&line(&skew.to_string()));
+    }
     let reason = |failure: &crate::error::Failure| failure.error.as_ref().map(|error| format!("{error:#}")).unwrap_or_default();
     let value = || {
         json!({

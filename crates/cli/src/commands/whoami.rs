@@ -43,7 +43,9 @@ pub async fn run(context: &Context, args: &WhoamiArgs) -> Outcome {
             "user": me.user,
             "role": role_name(me.role),
             "groups": me.groups,
+            "catalogs": me.catalogs,
             "token_id": me.token_id,
+            "issuer": Some(&me.issuer).filter(|issuer| !issuer.is_empty()),
             "expires_at": expires.map(|at| at.to_string()),
         })
     };
@@ -53,13 +55,19 @@ pub async fn run(context: &Context, args: &WhoamiArgs) -> Outcome {
     let now = Timestamp::now();
     let expiry = expires.map_or("never".to_owned(), |at| format!("{at:.0}, in {}", between(now, at)));
     let groups = if me.groups.is_empty() { "none".to_owned() } else { me.groups.join(", ") };
-    let facts = [
+    let mut facts = vec![
         ("controller", format!("{} ({})", session.address(), me.controller_id)),
         ("user", me.user),
         ("role", role_name(me.role).to_owned()),
         ("groups", groups),
         ("expires", expiry),
     ];
+    if !me.catalogs.is_empty() {
+        facts.insert(facts.len() - 1, ("catalogues", me.catalogs.join(", ")));
+    }
+    if !me.issuer.is_empty() {
+        facts.push(("issuer", me.issuer));
+    }
     context.shell.print(&facts.iter().map(|(name, value)| format!("{name:<10}  {}\n", line(value))).collect::<String>())?;
     Ok(Exit::Done)
 }

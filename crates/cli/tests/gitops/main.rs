@@ -3,7 +3,11 @@
 
 #![expect(clippy::unwrap_used, reason = "a helper that cannot do its work fails the test that called it")]
 
+mod completion;
+mod doctor;
 mod guards;
+mod logs;
+mod running;
 mod terminal;
 
 use std::fs;

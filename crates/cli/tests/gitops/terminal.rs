@@ -16,10 +16,16 @@ pub(crate) struct Terminal {
 }
 
 impl Terminal {
+    /// The binary, with these arguments.
     pub(crate) fn start(client: &Client<'_>, line: &str) -> Self {
         let binary = env!("CARGO_BIN_EXE_octavius");
+        Self::running(client, &format!("{binary} {line}"))
+    }
+
+    /// Any command, in the environment of a client.
+    pub(crate) fn running(client: &Client<'_>, line: &str) -> Self {
         let mut command = Command::new("script");
-        command.args(["--quiet", "--return", "--command", &format!("{binary} {line}"), "/dev/null"]);
+        command.args(["--quiet", "--return", "--command", line, "/dev/null"]);
         let like = client.command(&[]);
         command.current_dir(like.get_current_dir().unwrap()).env_clear();
         command.envs(like.get_envs().filter_map(|(name, value)| Some((name, value?)))).env("TERM", "xterm").env("NO_COLOR", "1");
@@ -42,6 +48,11 @@ impl Terminal {
             Ok(())
         })
         .unwrap();
+    }
+
+    /// What it shows by now.
+    pub(crate) fn screen(&self) -> String {
+        self.screen.lock().unwrap().clone()
     }
 
     pub(crate) fn press(&mut self, key: &str) {

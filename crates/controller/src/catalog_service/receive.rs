@@ -8,7 +8,7 @@ use futures::{Stream, StreamExt as _};
 use octavius_catalog::manifest::{Entry as ManifestEntry, Inherited};
 use octavius_core::check::{self, Patterns, Severity};
 use octavius_core::limit::{CATALOG_BYTES, CATALOG_JOBS, JOB_FILE_BYTES};
-use octavius_core::{Digest, JobDefinition, Principal};
+use octavius_core::{Digest, JobDefinition};
 use octavius_proto::v1::{self, apply_request::Part};
 use octavius_proto::{Fault, InvalidField, reason};
 use tokio::sync::{Semaphore, SemaphorePermit};
@@ -17,7 +17,8 @@ use tokio_util::sync::CancellationToken;
 use tonic::metadata::MetadataMap;
 use tonic::{Code, Status, Streaming};
 
-use super::{CatalogRpcs, MAX_APPLY_BYTES, catalog_name};
+use super::{CatalogRpcs, MAX_APPLY_BYTES, own_catalog};
+use crate::audit::{Act, Subject as _};
 use crate::catalogs::Wanted;
 use crate::fault;
 
@@ -115,17 +116,20 @@ impl<S: Stream<Item = Result<v1::ApplyRequest, Status>> + Unpin> Parts<S> {
 impl CatalogRpcs {
     /// Receives an apply. Definitions are checked as they come, so that little is left to do when the last is there; what is wrong with any
     /// of them is told when all were seen.
-    pub(super) async fn receive(&self, parts: Streaming<v1::ApplyRequest>, principal: &Principal) -> Result<Wanted, Fault> {
+    pub(super) async fn receive(&self, parts: Streaming<v1::ApplyRequest>, act: Act) -> Result<Wanted, Fault> {
         let mut parts = Parts { parts, until: Instant::now() + WHOLE_WITHIN, shutdown: self.shutdown.clone() };
         let first = parts.next().await?.and_then(|message| message.part);
         let Some(Part::Header(header)) = first else {
             return Err(fault::invalid("an apply begins with its header"));
         };
+        act.is(header.what());
+        let name = own_catalog(act.principal()?, &header.catalog)?;
         if !header.controller_id.is_empty() && header.controller_id != self.controller_id {
             let message = format!("the plan is for controller {}, this is {}", header.controller_id, self.controller_id);
             return Err(Fault::new(Code::FailedPrecondition, reason::OTHER_CONTROLLER, message));
         }
-        let v1::ApplyHeader { catalog, parent, put, remove, provenance, controller_id: _, plan_id, rollback_to, freeze } = header;
+        let v1::ApplyHeader { catalog: _, parent, put, remove, provenance, controller_id: _, plan_id, rollback_to, freeze } =
+            header;
         if plan_id.len() > PLAN_ID_CHARS || !plan_id.bytes().all(|byte| matches!(byte, b' '..=b'~')) {
             let problem = format!("at most {PLAN_ID_CHARS} printable ASCII characters are taken");
             return Err(InvalidField::new("plan_id", problem).into());
@@ -157,13 +161,13 @@ impl CatalogRpcs {
         }
         let definitions = checked.definitions()?;
         Ok(Wanted {
-            catalog: catalog_name(&catalog)?,
+            catalog: name,
             parent,
             put,
             remove,
             definitions,
             provenance: self::provenance(provenance.unwrap_or_default()),
-            by: principal.user.clone(),
+            act,
             plan_id,
             rollback_to,
             freeze,

@@ -13,6 +13,7 @@ use octavius_store::{Commit, Entry, StoreError, Txn, blob, codec, key};
 use tonic::Code;
 
 use super::{Catalog, Catalogs, View};
+use crate::audit::Act;
 use crate::fault;
 
 /// Tries of one apply. It loses to another of its own catalogue for good; to those of others only while they take names.
@@ -28,7 +29,8 @@ pub(crate) struct Wanted {
     /// New definitions' canonical JSON by digest.
     pub(crate) definitions: HashMap<Digest, Bytes>,
     pub(crate) provenance: v1::Provenance,
-    pub(crate) by: String,
+    /// Who asked for it, as the audit trail tells it.
+    pub(crate) act: Act,
     /// The plan that this carries out; empty for none.
     pub(crate) plan_id: String,
     /// The revision that this brings back; 0 for none.
@@ -59,20 +61,22 @@ struct Next {
 }
 
 impl Catalogs {
-    /// Freezes a catalogue, or thaws it where nobody is named. One that is frozen already stays as it is.
-    pub(crate) async fn set_frozen(&self, catalog: &CatalogName, by: Option<&String>) -> Result<Option<FrozenRecord>, Fault> {
+    /// Freezes a catalogue, or thaws it. One that is frozen already stays as it is.
+    pub(crate) async fn set_frozen(&self, catalog: &CatalogName, freeze: bool, act: &Act) -> Result<Option<FrozenRecord>, Fault> {
         let head_key = key::catalog_head(catalog);
         for _ in 0..MAX_TRIES {
             let Some(entry) = self.store.get(&head_key).await.map_err(fault::from_store)? else {
                 return Err(fault::no_catalog(catalog));
             };
             let mut head: HeadRecord = codec::decode(&entry).map_err(fault::from_store)?;
-            if head.frozen.is_some() == by.is_some() {
+            if head.frozen.is_some() == freeze {
                 return Ok(head.frozen);
             }
-            head.frozen = by.map(|by| FrozenRecord { by: by.clone(), at: Timestamp::now() });
+            head.frozen = freeze.then(|| FrozenRecord { by: act.user().to_owned(), at: Timestamp::now() });
             let value = codec::encode(&head);
-            match self.store.commit(Txn::new().unchanged(&entry).put(head_key.clone(), value.clone())).await {
+            act.note("revision", head.revision);
+            let txn = Txn::new().unchanged(&entry).put(head_key.clone(), value.clone());
+            match self.store.commit(act.done(txn)).await {
                 Ok(Commit::Done(modified)) => {
                     self.heads().note(Entry { key: head_key, value, created: entry.created, modified });
                     return Ok(head.frozen);
@@ -114,7 +118,8 @@ impl Catalogs {
         if head != wanted.parent {
             return Err(self.head_moved(wanted, head).await?);
         }
-        let frozen = known.or_else(|| wanted.freeze.then(|| FrozenRecord { by: wanted.by.clone(), at: tries.applied_at }));
+        let frozen =
+            known.or_else(|| wanted.freeze.then(|| FrozenRecord { by: wanted.act.user().to_owned(), at: tries.applied_at }));
         let next = self.next(wanted, &view, base).await?;
         let manifest = next.changes.root.digest();
         if let Some(base) = base.filter(|base| base.record.manifest == manifest)
@@ -127,7 +132,7 @@ impl Catalogs {
             number: head + 1,
             parent: head,
             manifest,
-            applied_by: wanted.by.clone(),
+            applied_by: wanted.act.user().to_owned(),
             applied_at: tries.applied_at,
             commit: wanted.provenance.commit.clone(),
             dirty: wanted.provenance.dirty,
@@ -160,7 +165,8 @@ impl Catalogs {
                 .put(key::names(), codec::encode(&wanted.catalog));
         }
         octavius_failpoint::reach(&octavius_failpoint::APPLY_HEAD);
-        match self.store.commit(txn).await {
+        note(wanted, &record);
+        match self.store.commit(wanted.act.done(txn)).await {
             Ok(Commit::Done(modified)) => {
                 self.heads().note(Entry { key: head_key, value: head_value, created: modified, modified });
                 Ok(Some(record))
@@ -263,6 +269,27 @@ impl Catalogs {
             return Ok(());
         }
         Err(fault::invalid(format!("what is to be applied is not what revision {number} of catalogue {} holds", wanted.catalog)))
+    }
+}
+
+/// Says in the audit trail what a new revision is.
+fn note(wanted: &Wanted, record: &RevisionRecord) {
+    let act = &wanted.act;
+    act.note("revision", record.number);
+    act.note("parent", record.parent);
+    act.note("added", record.added);
+    act.note("changed", record.changed);
+    act.note("removed", record.removed);
+    act.note("commit", &record.commit);
+    if record.dirty {
+        act.note("dirty", true);
+    }
+    act.note("plan_id", &record.plan_id);
+    if record.rollback_to > 0 {
+        act.note("rollback_to", record.rollback_to);
+    }
+    if wanted.freeze {
+        act.note("freeze", true);
     }
 }
 

@@ -93,7 +93,7 @@ impl Executors {
     async fn withhold(&self, session: &Session, execution: &Execution, fence: Fence) -> Result<(), Fault> {
         let executor = &session.executor;
         let waits = matches!(execution.state, State::Queued | State::Claimed);
-        tracing::warn!(id = %execution.id, %executor, attempt = fence.attempt, state = %execution.state,
+        tracing::warn!(execution = %execution.id, %executor, attempt = fence.attempt, state = %execution.state,
             "an executor holds an attempt that the store does not know; was it restored from an older backup?");
         if !waits || execution.on_lost == OnLost::Retry || !label::matches(&execution.selector, &session.note.labels) {
             return Ok(());

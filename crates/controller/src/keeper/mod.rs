@@ -2,9 +2,12 @@
 //! One controller at a time does it, turn by turn; should two do it at once, no harm is done, since each removal asks that what it
 //! removes is still as it was looked at.
 
+mod logs;
 mod retention;
 mod sweep;
+mod tokens;
 
+use std::error::Error as _;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -13,6 +16,9 @@ use octavius_store::record::DutyRecord;
 use octavius_store::{Commit, Entry, Key, Range, Revision, Store, StoreError, Txn, Usage, codec, key};
 use tokio_util::sync::CancellationToken;
 
+use crate::archive::Archive;
+use crate::audit::{AuditExport, Exporter};
+use crate::sealing::{self, Sealer};
 use sweep::Sweep;
 
 /// How often the record of whose turn it is is looked at within a turn.
@@ -23,6 +29,9 @@ const SWEEP_TURNS: u32 = 72;
 
 /// A blob must have been without a name for so many turns, a day, before it goes.
 const GRACE_TURNS: u32 = 288;
+
+/// Logs that are not to be kept any more are looked for once in so many turns, an hour.
+const LOG_TURNS: u32 = 12;
 
 /// Room is given back at most once in so many turns, an hour, while the store still takes writes: it does not answer meanwhile.
 const RECLAIM_TURNS: u32 = 12;
@@ -47,11 +56,21 @@ pub struct Retention {
     /// Most ended executions that are kept: beyond that, those that ended first are removed, but for those that ended less than 5 h ago,
     /// so that a call that is repeated still finds them. 100,000 by default.
     pub executions: u64,
+    /// Most bytes that the logs of ended executions take in the archive: beyond that, those of executions that ended first are removed, and
+    /// the executions stay. Looked at once an hour. No limit by default.
+    pub log_bytes: Option<u64>,
+    /// Records of the audit trail that are older are removed; where the trail is exported, not before that was done. 90 days by default.
+    pub audit: Duration,
+}
+
+impl Retention {
+    /// For how long the audit trail is kept where nothing is said.
+    pub const AUDIT: Duration = Duration::from_secs(90 * 24 * 3600);
 }
 
 impl Default for Retention {
     fn default() -> Self {
-        Self { age: Duration::from_secs(30 * 24 * 3600), executions: 100_000 }
+        Self { age: Duration::from_secs(30 * 24 * 3600), executions: 100_000, log_bytes: None, audit: Self::AUDIT }
     }
 }
 
@@ -61,7 +80,10 @@ pub(crate) struct Keeper {
     store: Arc<dyn Store>,
     timing: Timing,
     retention: Retention,
+    archive: Option<Archive>,
+    audit: Exporter,
     compact: bool,
+    sealer: Sealer,
     /// New at each start.
     id: String,
     /// The record of whose turn it is, as it was seen last, and since when it has been so.
@@ -70,6 +92,8 @@ pub(crate) struct Keeper {
     began: Revision,
     sweep: Sweep,
     swept: Option<Instant>,
+    /// When it was looked last which logs are not to be kept any more.
+    logs_removed: Option<Instant>,
     reclaimed: Option<Instant>,
     /// What was replaced before this revision was forgotten in this controller's last turn.
     forgotten: Revision,
@@ -78,17 +102,29 @@ pub(crate) struct Keeper {
 }
 
 impl Keeper {
-    pub(crate) fn new(store: Arc<dyn Store>, timing: Timing, retention: Retention, compact: bool) -> Self {
+    pub(crate) fn new(
+        store: Arc<dyn Store>,
+        timing: Timing,
+        retention: Retention,
+        archive: Option<Archive>,
+        audit_export: AuditExport,
+        compact: bool,
+        sealer: Sealer,
+    ) -> Self {
         Self {
             store,
             timing,
             retention,
+            archive,
+            audit: Exporter::new(audit_export),
             compact,
+            sealer,
             id: ExecutionId::generate().to_string(),
             seen: None,
             began: 0,
             sweep: Sweep::default(),
             swept: None,
+            logs_removed: None,
             reclaimed: None,
             forgotten: 0,
             reclaimed_of: 0,
@@ -148,11 +184,46 @@ impl Keeper {
         Ok(())
     }
 
+    /// Removes logs that are not to be kept any more, where it is time for that; how many.
+    async fn remove_logs(&mut self) -> u64 {
+        let Some(archive) = &self.archive else { return 0 };
+        if self.logs_removed.is_some_and(|removed| removed.elapsed() < self.timing.keep_interval * LOG_TURNS) {
+            return 0;
+        }
+        self.logs_removed = Some(Instant::now());
+        match logs::remove(&*self.store, archive, self.retention.log_bytes).await {
+            Ok(removed) => removed,
+            Err(error) => {
+                tracing::warn!(%error, "logs that are not to be kept any more could not be removed");
+                0
+            }
+        }
+    }
+
     /// One turn. What was replaced before `before` is forgotten.
     async fn turn(&mut self, before: Revision) {
         let began = Instant::now();
+        // First: what is old and was not exported stays.
+        match self.audit.run(&*self.store).await {
+            Ok(0) => {}
+            Ok(records) => tracing::info!(records, "exported the audit trail"),
+            Err(error) => tracing::error!(%error, source = error.source(), "the audit trail could not be exported"),
+        }
         // What fails does not keep the rest from being done: a damaged record must not let the store run full.
-        let removed = told("what is old could not be removed", retention::remove(&*self.store, self.retention).await);
+        let removed = told(
+            "what is old could not be removed",
+            retention::remove(&*self.store, self.retention, self.archive.as_ref()).await,
+        );
+        let tokens = told("tokens that are over could not be removed", tokens::remove(&*self.store).await);
+        let logs = self.remove_logs().await;
+        let resealed =
+            told("sensitive arguments could not be encrypted anew", sealing::reseal_some(&*self.store, &self.sealer).await);
+        if resealed > 0 {
+            tracing::info!(
+                executions = resealed,
+                "encrypted sensitive arguments with the first key that were under an older one"
+            );
+        }
         let mut blobs = 0;
         let keep = self.timing.keep_interval;
         if self.swept.is_none_or(|swept| swept.elapsed() >= keep * SWEEP_TURNS) {
@@ -165,9 +236,10 @@ impl Keeper {
             let full = usage.is_some_and(|usage| usage.full);
             told("what was replaced could not be forgotten", self.forget(before, full).await);
         }
-        if removed != retention::Removed::default() || blobs > 0 {
-            let retention::Removed { executions, keys, revisions } = removed;
-            tracing::info!(executions, once_keys = keys, revisions, blobs, took = ?began.elapsed(), "removed what was old");
+        if removed != retention::Removed::default() || blobs > 0 || logs > 0 || tokens > 0 {
+            let retention::Removed { executions, keys, revisions, audited } = removed;
+            let took = began.elapsed();
+            tracing::info!(executions, logs, once_keys = keys, revisions, audited, tokens, blobs, ?took, "removed what was old");
         }
         // Giving back halts members for all who use them, like forgetting: in an etcd that is shared, it is for those who run it.
         if self.compact

@@ -10,6 +10,8 @@ use octavius_store::record::{HeadRecord, OnceRecord, RevisionRecord};
 use octavius_store::{Commit, Entry, Key, Range, Store, StoreError, Txn, codec, key};
 
 use super::{Pages, Retention};
+use crate::archive::{Archive, ArchiveError};
+use crate::audit;
 use crate::executions::CLOCKS_DIFFER;
 
 /// For how many hours an idempotency key is kept.
@@ -32,6 +34,7 @@ pub(crate) struct Removed {
     pub(crate) executions: u64,
     pub(crate) keys: u64,
     pub(crate) revisions: u64,
+    pub(crate) audited: u64,
 }
 
 /// Hours, rounded up.
@@ -40,7 +43,9 @@ fn hours(duration: Duration) -> u64 {
 }
 
 /// Removes everything that is old now.
-pub(crate) async fn remove(store: &dyn Store, retention: Retention) -> Result<Removed, StoreError> {
+///
+/// Where the archive does not answer, what has a log there stays until it does.
+pub(crate) async fn remove(store: &dyn Store, retention: Retention, archive: Option<&Archive>) -> Result<Removed, StoreError> {
     let now = key::hour_of(Timestamp::now());
     let mut removed = Removed::default();
     let is_old = |hour: u64| hour + hours(retention.age).max(SETTLED_HOURS) < now;
@@ -65,12 +70,16 @@ pub(crate) async fn remove(store: &dyn Store, retention: Retention) -> Result<Re
         for some in executions.chunks(AT_ONCE) {
             let mut removing = Vec::with_capacity(AT_ONCE);
             for (at, id) in some {
-                removing.push(remove_execution(store, at, *id));
+                removing.push(remove_execution(store, archive, at, *id));
             }
             for (done, (_, id)) in join_all(removing).await.into_iter().zip(some) {
                 match done {
-                    Err(error @ StoreError::Unreadable(_)) => tracing::error!(%id, %error, "cannot remove an old execution"),
-                    done => removed.executions += u64::from(done?),
+                    Err(ArchiveError::Store(error @ StoreError::Unreadable(_))) => {
+                        tracing::error!(execution = %id, %error, "cannot remove an old execution");
+                    }
+                    Err(ArchiveError::Store(error)) => return Err(error),
+                    Err(error) => tracing::debug!(execution = %id, %error, "an old execution is removed later"),
+                    Ok(done) => removed.executions += u64::from(done),
                 }
             }
         }
@@ -84,6 +93,7 @@ pub(crate) async fn remove(store: &dyn Store, retention: Retention) -> Result<Re
         }
     }
     removed.revisions = remove_revisions(store, retention).await?;
+    removed.audited = remove_audited(store, retention).await?;
     Ok(removed)
 }
 
@@ -100,23 +110,37 @@ async fn ended(store: &dyn Store) -> Result<u64, StoreError> {
 
 /// Removes one execution and all that is its own. The record goes first, so that nobody reads half a log and takes it for a whole one, and
 /// nothing is appended any more; the key that says that it is to be removed goes last, so that a crash in between is made good.
-async fn remove_execution(store: &dyn Store, at: &Key, id: ExecutionId) -> Result<bool, StoreError> {
+async fn remove_execution(store: &dyn Store, archive: Option<&Archive>, at: &Key, id: ExecutionId) -> Result<bool, ArchiveError> {
+    // Before anything goes: what could not be finished now would be tried again in each turn, for as long as each answer takes.
+    if let Some(archive) = archive.filter(|archive| archive.is_down()) {
+        return Err(archive.still_down());
+    }
     if let Some(entry) = store.get(&key::execution(id)).await? {
         let execution: Execution = codec::decode(&entry)?;
         if !execution.state.is_terminal() {
-            tracing::error!(%id, "an execution that goes on is listed as ended");
+            tracing::error!(execution = %id, "an execution that goes on is listed as ended");
             return Ok(false);
         }
-        let txn = Txn::new()
+        let mut txn = Txn::new()
             .unchanged(&entry)
             .delete(entry.key.clone())
             .delete(key::by_job(&execution.job, id))
             .delete(key::by_user(&execution.user, id));
+        if let Some(with) = execution.sealed_with {
+            txn = txn.delete(key::sealed(with, id));
+        }
+        if let Some(slot) = execution.slot {
+            txn = txn.delete(key::slot(&execution.job, slot)); // it was lost, and nobody has heard of it since
+        }
         if matches!(store.commit(txn).await?, Commit::Conflict(_)) {
             return Ok(false); // a late outcome has come; the next turn takes it
         }
     }
-    let logs = Range::of(key::logs(id), Txn::MAX_OPERATIONS - 1);
+    if let Some(archive) = archive {
+        archive.remove(id).await?;
+    }
+    let kept_log = key::removable_of(at).map(|(hour, _)| key::kept_log(hour, id));
+    let logs = Range::of(key::logs(id), Txn::MAX_OPERATIONS - 2);
     loop {
         let page = store.range(&logs).await?;
         let mut txn = Txn::new();
@@ -124,7 +148,11 @@ async fn remove_execution(store: &dyn Store, at: &Key, id: ExecutionId) -> Resul
             txn = txn.delete(entry.key.clone());
         }
         if !page.more {
-            store.commit(txn.delete(at.clone())).await?;
+            txn = txn.delete(at.clone());
+            if let Some(kept_log) = kept_log {
+                txn = txn.delete(kept_log);
+            }
+            store.commit(txn).await?;
             return Ok(true);
         }
         store.commit(txn).await?;
@@ -142,6 +170,31 @@ async fn remove_once(store: &dyn Store, at: &Key, once: &Key) -> Result<bool, St
     // Used again since, it stands under a later hour too.
     let txn = if used_again { txn } else { txn.delete(once.clone()) };
     Ok(matches!(store.commit(txn).await?, Commit::Done(_)) && !used_again)
+}
+
+/// Removes what is old of the audit trail; where it is exported, what was.
+async fn remove_audited(store: &dyn Store, retention: Retention) -> Result<u64, StoreError> {
+    let exported = audit::exported(store).await?;
+    let oldest = key::hour_of(Timestamp::now()).saturating_sub(hours(retention.audit));
+    let is_old = |entry: &Entry| key::audited_of(&entry.key).is_some_and(|(hour, _)| hour < oldest);
+    let is_kept = |entry: &Entry| exported.is_some_and(|exported| entry.created > exported.revision);
+    let (mut removed, mut kept) = (0, 0);
+    let mut pages = Pages::of(key::audit());
+    while let Some(page) = pages.next(store).await? {
+        let (waits, goes): (Vec<_>, Vec<_>) = page.iter().filter(|entry| is_old(entry)).partition(|entry| is_kept(entry));
+        kept += waits.len();
+        for some in goes.chunks(Txn::MAX_OPERATIONS) {
+            store.commit(some.iter().fold(Txn::new(), |txn, entry| txn.delete(entry.key.clone()))).await?;
+            removed += some.len() as u64;
+        }
+        if page.last().is_some_and(|last| !is_old(last)) {
+            break; // they are in order of their hours
+        }
+    }
+    if kept > 0 {
+        tracing::warn!(kept, "old records of the audit trail wait for a controller that exports them");
+    }
+    Ok(removed)
 }
 
 /// Removes revisions of catalogues that are neither young nor among the newest.

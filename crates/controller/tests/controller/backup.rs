@@ -3,9 +3,10 @@
 use std::collections::BTreeSet;
 use std::io::Cursor;
 use std::net::SocketAddr;
+use std::path::Path;
 use std::sync::Arc;
 
-use octavius_controller::{Controller, ControllerError, ControllerOptions, Retention};
+use octavius_controller::{Archive, Clock, Controller, ControllerError, ControllerOptions, Retention};
 use octavius_proto::v1::{self, ExecutionState as S, Role};
 use octavius_store::{EmbeddedOptions, Store, Txn, backup, key, open_embedded};
 use tempfile::TempDir;
@@ -26,14 +27,25 @@ async fn take(connection: &octavius_proto::client::Connection) -> Result<Vec<u8>
     Ok(file)
 }
 
-fn options(store: &Arc<dyn Store>, dir: &TempDir) -> ControllerOptions {
+/// The archive is no part of a backup: it stays where it is.
+fn options(archive: &Path, store: &Arc<dyn Store>, dir: &TempDir) -> ControllerOptions {
     ControllerOptions {
         store: Arc::clone(store),
         listen: SocketAddr::from(([127, 0, 0, 1], 0)),
+        tls: None,
         bootstrap_token_file: dir.path().join("token"),
         timing: timing(),
         retention: Retention::default(),
+        archive: Some(Archive::open(archive.to_str().unwrap()).unwrap()),
+        log_limit: octavius_core::limit::LOG_BYTES_IN_STORE,
+        audit_export: octavius_controller::AuditExport::default(),
         compact: true,
+        strategy: octavius_core::dispatch::Strategy::default(),
+        encryption: octavius_controller::Encryption::default(),
+        clock: Clock::default(),
+        limits: octavius_controller::RequestLimits::default(),
+        issuers: Vec::new(),
+        metrics_listen: None,
     }
 }
 
@@ -78,7 +90,7 @@ async fn every_execution_of_a_backup_is_there_after_a_restore() {
     let store = open_embedded(&dir.path().join("store"), EmbeddedOptions::default()).unwrap();
     let summary = backup::restore(&*store, &mut Cursor::new(&file)).await.unwrap();
     assert_eq!((summary.header.controller_id.as_str(), summary.bytes), (house.id(), file.len() as u64));
-    let controller = Controller::start(options(&store, &dir)).await.unwrap();
+    let controller = Controller::start(options(&house.dir().join("archive"), &store, &dir)).await.unwrap();
     assert_eq!(controller.id(), house.id());
     // Tokens are those of then.
     let restored = connect(controller.address(), Some(&house.token)).await;
@@ -136,7 +148,7 @@ async fn no_controller_begins_on_a_store_that_is_not_wholly_restored() {
     let dir = tempfile::tempdir().unwrap();
     let store = open_embedded(&dir.path().join("store"), EmbeddedOptions::default()).unwrap();
     store.commit(Txn::new().put(key::restoring(), "begun")).await.unwrap();
-    let refused = Controller::start(options(&store, &dir)).await.unwrap_err();
+    let refused = Controller::start(options(&dir.path().join("archive"), &store, &dir)).await.unwrap_err();
     assert!(matches!(refused, ControllerError::Restoring), "{refused}");
     assert!(refused.to_string().contains("run the restore again"));
     assert!(store.get(&key::controller()).await.unwrap().is_none());

@@ -82,7 +82,7 @@ async fn a_message_over_the_limit_or_not_readable_at_all_is_the_callers_fault() 
         ("/octavius.v1.LogService/AppendLog", &executor),
         ("/octavius.v1.ExecutorService/Session", &executor),
     ] {
-        let large = if path.ends_with("/Apply") { &larger } else { &large };
+        let large = if path.ends_with("/Apply") || path.ends_with("/AppendLog") { &larger } else { &large };
         let fault = told(&send(&channel, path, token, vec![large.clone()]).await.unwrap_err());
         assert_eq!((fault.code, fault.reason.as_str()), (Code::ResourceExhausted, reason::LIMIT), "{path}: {fault:?}");
         let fault = told(&send(&channel, path, token, vec![garbage.clone()]).await.unwrap_err());

@@ -8,7 +8,7 @@ use octavius_proto::{reason, to_duration};
 use tonic::Code;
 
 use crate::fake::{Fake, hello};
-use crate::harness::{House, cancel, eventually, execute, get, header, request, send, told};
+use crate::harness::{House, cancel, execute, get, header, request, send, told};
 
 const REFUND: &str = r#"{"name":"refund","command":["true"],"env_vars":{"args":[
     {"name":"order","required":true,"pattern":"^A-[0-9]+$"},{"name":"count","type":"integer","default":1},
@@ -264,35 +264,4 @@ async fn an_id_that_was_not_made_now_is_refused() {
         let fault = send(&admin, asked).await.unwrap_err();
         assert_eq!((fault.code, fault.violations[0].field.as_str()), (Code::InvalidArgument, "id"), "{bits:x}");
     }
-}
-
-#[tokio::test]
-async fn one_learns_why_an_execution_waits() {
-    let house = House::open().await;
-    let web = r#"{"name":"web","command":["true"],"executor":{"vpc":"web"}}"#;
-    house.apply(&[web]).await;
-    let admin = house.admin().await;
-    let waiting = async |id: &str| {
-        let request = v1::GetExecutionRequest { id: id.to_owned() };
-        admin.executions().get_execution(request).await.unwrap().into_inner().waiting
-    };
-    let expect = async |id: &str, line: &str| {
-        eventually(line, async || {
-            let lines = waiting(id).await;
-            if lines.iter().any(|known| known == line) { Ok(()) } else { Err(format!("{lines:?}")) }
-        })
-        .await;
-    };
-    let first = house.execute("web").await;
-    expect(&first, "no executor is there").await;
-    let other = Fake::register(&house, "other").await;
-    let _plain = other.session(hello(1)).await.unwrap();
-    expect(&first, "other  has no label vpc, needs vpc=web").await;
-    let fake = Fake::register(&house, "web-1").await;
-    let mut session = fake.session(crate::fake::labelled(1, &[("vpc", "web")])).await.unwrap();
-    session.assignment().await;
-    let second = house.execute("web").await;
-    let third = house.execute("web").await;
-    expect(&second, "web-1  full: 1/1 slots").await;
-    expect(&third, "1 execution is ahead of it").await;
 }

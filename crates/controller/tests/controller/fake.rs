@@ -24,7 +24,13 @@ pub(crate) struct Fake {
 
 /// What it says at the beginning of a session.
 pub(crate) fn hello(capacity: u32) -> v1::Hello {
-    v1::Hello { version: "0".into(), capacity, runner: "process".into(), instance: 1, ..Default::default() }
+    v1::Hello {
+        version: octavius_controller::VERSION.into(),
+        capacity,
+        runner: "process".into(),
+        instance: 1,
+        ..Default::default()
+    }
 }
 
 pub(crate) fn labelled(capacity: u32, labels: &[(&str, &str)]) -> v1::Hello {
@@ -67,7 +73,7 @@ impl Fake {
                 }
             }
         });
-        Ok(Session { heard, say, free, pings: pings.abort_handle() })
+        Ok(Session { heard, say, free, pings: pings.abort_handle(), welcome })
     }
 
     pub(crate) async fn report(&self, claim: &v1::Assignment, step: Step) -> Result<Verdict, Fault> {
@@ -100,7 +106,7 @@ impl Fake {
     /// Appends; where the log goes on.
     pub(crate) async fn append(&self, claim: &v1::Assignment, offset: u64, data: &[u8]) -> Result<u64, Fault> {
         let v1::Assignment { id, attempt, nonce, .. } = claim.clone();
-        let request = v1::AppendLogRequest { id, attempt, nonce, offset, data: data.to_vec().into() };
+        let request = v1::AppendLogRequest { id, attempt, nonce, offset, data: data.to_vec().into(), times: None };
         match self.connection.logs().append_log(request).await {
             Ok(response) => Ok(response.into_inner().next_offset),
             Err(status) => Err(told(&status)),
@@ -135,6 +141,8 @@ fn ping(free: u32) -> SessionRequest {
 
 /// A session that stands.
 pub(crate) struct Session {
+    /// What it was greeted with.
+    pub(crate) welcome: v1::Welcome,
     heard: Streaming<SessionResponse>,
     /// Kept, so that falling silent is not hanging up.
     say: mpsc::Sender<SessionRequest>,
@@ -154,6 +162,11 @@ impl Session {
     pub(crate) async fn says_free(&self, free: u32) {
         self.free.store(free, Ordering::SeqCst);
         self.say.send(ping(free)).await.unwrap();
+    }
+
+    /// Tells what it has made and no execution is for.
+    pub(crate) async fn tells_orphans(&self, orphans: v1::Orphans) {
+        self.say.send(SessionRequest { say: Some(session_request::Say::Orphans(orphans)) }).await.unwrap();
     }
 
     /// Stops pinging, and does not hang up.

@@ -8,7 +8,9 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use octavius_controller::{Controller, ControllerOptions, Retention};
+use octavius_controller::{
+    Archive, AuditExport, Clock, Controller, ControllerOptions, Encryption, EncryptionKey, Retention, TlsFiles,
+};
 use octavius_core::{Digest, ExecutionId, JobDefinition, Timing};
 use octavius_proto::Fault;
 use octavius_proto::client::{Address, Connection};
@@ -21,9 +23,15 @@ use tonic::Status;
 /// The longest that anything here is waited for.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(30);
 
-/// Everything at a twentieth, but for deadlines that a busy machine would miss.
+/// Everything at a twentieth, but for deadlines that a busy machine would miss, and pauses between attempts, which have tests of their own.
 pub(crate) fn timing() -> Timing {
-    Timing { ping_deadline: Duration::from_secs(10), ..Timing::faster(20) }
+    let back_off_max = Duration::from_millis(2);
+    Timing { ping_deadline: Duration::from_secs(10), back_off_max, ..Timing::faster(20) }
+}
+
+/// A new key for sensitive arguments.
+pub(crate) fn encryption_key() -> EncryptionKey {
+    EncryptionKey::parse(&EncryptionKey::generate()).unwrap()
 }
 
 /// A controller in a folder of its own.
@@ -34,6 +42,15 @@ pub(crate) struct House {
     pub(crate) token: String,
     pub(crate) timing: Timing,
     pub(crate) retention: Retention,
+    pub(crate) audit_export: AuditExport,
+    clock: Clock,
+    /// How it keeps sensitive arguments: under a key of its own, where a test does not say otherwise.
+    pub(crate) encryption: Encryption,
+    /// The folder of its archive, if it has one.
+    pub(crate) archive: Option<PathBuf>,
+    pub(crate) log_limit: u64,
+    /// The certificates of TLS, where it speaks that.
+    pub(crate) tls: Option<TlsFiles>,
     dir: TempDir,
     /// The etcd that holds the store, if one does.
     etcd: Option<Etcd>,
@@ -69,35 +86,90 @@ impl House {
         Self::over(timing, |store| store).await
     }
 
+    /// A controller without an archive: a little of each log is in the store.
+    pub(crate) async fn without_archive() -> Self {
+        let mut house = Self::open().await;
+        house.stop().await;
+        house.archive = None;
+        house.log_limit = octavius_core::limit::LOG_BYTES_IN_STORE;
+        house.store().commit(octavius_store::Txn::new().delete(octavius_store::key::archive())).await.unwrap();
+        house.start_again().await;
+        house
+    }
+
+    /// Where it keeps its files.
+    pub(crate) fn dir(&self) -> &std::path::Path {
+        self.dir.path()
+    }
+
+    /// What another controller would start with, but for its archive.
+    pub(crate) fn options_with(&self, archive: Option<Archive>) -> ControllerOptions {
+        ControllerOptions { archive, ..self.options(self.dir.path().join("none")) }
+    }
+
     /// A controller that keeps what is over for so long.
     pub(crate) async fn keeping(timing: Timing, retention: Retention) -> Self {
-        Self::build(timing, retention, |store| store).await
+        Self::build(timing, retention, Clock::default(), |store| store).await
+    }
+
+    /// A controller that goes by this clock, and its neighbours with it.
+    pub(crate) async fn by(clock: Clock) -> Self {
+        Self::build(timing(), Retention::default(), clock, |store| store).await
     }
 
     /// A controller over what `wrap` makes of the store.
     pub(crate) async fn over(timing: Timing, wrap: impl FnOnce(Arc<dyn Store>) -> Arc<dyn Store>) -> Self {
-        Self::build(timing, Retention::default(), wrap).await
+        Self::build(timing, Retention::default(), Clock::default(), wrap).await
     }
 
-    async fn build(timing: Timing, retention: Retention, wrap: impl FnOnce(Arc<dyn Store>) -> Arc<dyn Store>) -> Self {
+    async fn build(
+        timing: Timing,
+        retention: Retention,
+        clock: Clock,
+        wrap: impl FnOnce(Arc<dyn Store>) -> Arc<dyn Store>,
+    ) -> Self {
         let dir = tempfile::tempdir().unwrap();
         let etcd = etcd().await;
         let store = open_store(&dir, etcd.as_ref()).await;
         let address = SocketAddr::from(([127, 0, 0, 1], 0));
-        let mut house =
-            Self { controller: None, store: Some(wrap(store)), address, token: String::new(), timing, retention, dir, etcd };
+        let mut house = Self {
+            controller: None,
+            store: Some(wrap(store)),
+            address,
+            token: String::new(),
+            timing,
+            retention,
+            audit_export: AuditExport::default(),
+            clock,
+            encryption: Encryption::Keys(vec![encryption_key()]),
+            archive: Some(dir.path().join("archive")),
+            log_limit: octavius_core::limit::LOG_BYTES,
+            tls: None,
+            dir,
+            etcd,
+        };
         house.start().await;
         house
     }
 
-    fn options(&self, bootstrap_token_file: PathBuf) -> ControllerOptions {
+    pub(crate) fn options(&self, bootstrap_token_file: PathBuf) -> ControllerOptions {
         ControllerOptions {
             store: Arc::clone(self.store()),
             listen: SocketAddr::from(([127, 0, 0, 1], 0)),
+            tls: self.tls.clone(),
             bootstrap_token_file,
             timing: self.timing,
             retention: self.retention,
+            archive: self.archive.as_ref().map(|folder| Archive::open(folder.to_str().unwrap()).unwrap()),
+            log_limit: self.log_limit,
+            audit_export: self.audit_export.clone(),
             compact: true,
+            strategy: octavius_core::dispatch::Strategy::default(),
+            limits: octavius_controller::RequestLimits::default(),
+            encryption: self.encryption.clone(),
+            issuers: Vec::new(),
+            metrics_listen: Some(SocketAddr::from(([127, 0, 0, 1], 0))),
+            clock: self.clock.clone(),
         }
     }
 
@@ -114,6 +186,11 @@ impl House {
 
     pub(crate) fn store(&self) -> &Arc<dyn Store> {
         self.store.as_ref().unwrap()
+    }
+
+    /// Where the controller serves its metrics.
+    pub(crate) fn metrics_address(&self) -> SocketAddr {
+        self.controller.as_ref().unwrap().metrics_address().unwrap()
     }
 
     pub(crate) fn id(&self) -> &str {
@@ -154,7 +231,8 @@ impl House {
 
     pub(crate) async fn token(&self, role: Role, user: &str, groups: &[&str]) -> v1::CreateTokenResponse {
         let groups = groups.iter().map(|group| (*group).to_owned()).collect();
-        let request = v1::CreateTokenRequest { role: role.into(), user: user.to_owned(), groups, lifetime: None };
+        let uses = if role == Role::Registration { 10 } else { 0 };
+        let request = v1::CreateTokenRequest { role: role.into(), user: user.to_owned(), groups, uses, ..Default::default() };
         self.admin().await.admin().create_token(request).await.unwrap().into_inner()
     }
 
@@ -167,7 +245,7 @@ impl House {
     /// Registers an executor; its token.
     pub(crate) async fn register(&self, id: &str) -> String {
         let registration = self.person(Role::Registration, "operator", &[]).await;
-        let request = v1::RegisterExecutorRequest { id: id.to_owned() };
+        let request = v1::RegisterExecutorRequest { id: id.to_owned(), ..Default::default() };
         registration.executors().register_executor(request).await.unwrap().into_inner().token
     }
 
@@ -288,6 +366,17 @@ pub(crate) async fn get(connection: &Connection, id: &str) -> v1::Execution {
 pub(crate) async fn cancel(connection: &Connection, id: &str) -> v1::Execution {
     let request = v1::CancelExecutionRequest { id: id.to_owned() };
     connection.executions().cancel_execution(request).await.unwrap().into_inner().execution.unwrap()
+}
+
+pub(crate) fn rerun_request(source: &str) -> v1::RerunExecutionRequest {
+    v1::RerunExecutionRequest { id: ExecutionId::generate().to_string(), source: source.to_owned(), ..Default::default() }
+}
+
+pub(crate) async fn send_rerun(connection: &Connection, request: v1::RerunExecutionRequest) -> Result<String, Fault> {
+    match connection.executions().rerun_execution(request).await {
+        Ok(response) => Ok(response.into_inner().id),
+        Err(status) => Err(told(&status)),
+    }
 }
 
 /// The execution once it is in `state`.

@@ -6,11 +6,13 @@ use octavius_core::Timing;
 use octavius_proto::client::Connection;
 use octavius_proto::reason;
 use octavius_proto::v1::report_execution_request::Step;
+use octavius_proto::v1::session_response::Say;
 use octavius_proto::v1::{self, ExecutionState as S, Verdict};
 use tonic::Code;
 
 use crate::fake::{Fake, finished, held, hello, labelled};
-use crate::harness::{House, cancel, execute, get, header, reaches, soon, timing};
+use crate::harness::{House, cancel, eventually, execute, get, header, reaches, soon, timing};
+use crate::operators::find;
 
 const JOB: &str = r#"{"name":"j","command":["true"]}"#;
 
@@ -206,13 +208,13 @@ async fn an_executor_that_stays_away_loses_what_it_runs() {
     let back = v1::Hello { held: vec![held(&a), held(&b)], ..hello(2) };
     let mut session = fake.session(back).await.unwrap();
     let (stop, assignment) = (session.next().await.unwrap().unwrap(), session.next().await.unwrap().unwrap());
-    let v1::session_response::Say::Stop(stop) = stop else { panic!("{stop:?}") };
+    let Say::Stop(stop) = stop else { panic!("{stop:?}") };
     assert_eq!(
         (stop.id.as_str(), stop.attempt, stop.cause()),
         (twice.as_str(), 1, v1::StopCause::Fenced),
         "lost, and queued again"
     );
-    let v1::session_response::Say::Assignment(second) = assignment else { panic!("{assignment:?}") };
+    let Say::Assignment(second) = assignment else { panic!("{assignment:?}") };
     assert_eq!((second.id.as_str(), second.attempt), (twice.as_str(), 2));
     assert_eq!(fake.append(&a, 0, b"done after all").await, Ok(14));
     assert_eq!(fake.finishes(&a, S::Succeeded, b"done after all").await, Ok(Verdict::Accepted));
@@ -275,6 +277,40 @@ async fn a_cancel_takes_effect_wherever_the_execution_is() {
     reaches(&admin, &running.id, S::Cancelled).await;
 }
 
+/// The states between those above, in which something is about to happen.
+#[tokio::test]
+async fn a_cancel_stops_what_starts_and_what_would_start_again() {
+    let house = House::open().await;
+    house.apply(&[r#"{"name":"r","command":["true"],"retries":5}"#]).await;
+    let admin = house.admin().await;
+    let fake = Fake::register(&house, "e").await;
+    let mut session = fake.session(hello(1)).await.unwrap();
+    house.execute("r").await;
+    let starting = session.assignment().await;
+    assert_eq!(fake.starts(&starting).await, Verdict::Accepted);
+    let execution = cancel(&admin, &starting.id).await;
+    assert_eq!((execution.state(), execution.cancel_requested_by.as_str()), (S::Starting, "admin"));
+    assert_eq!(session.stop().await.id, starting.id);
+    assert_eq!(fake.runs(&starting).await, Verdict::Accepted, "it has started, and is told to stop");
+    // That it failed on the way is no reason to try again.
+    assert_eq!(fake.finishes(&starting, S::Failed, b"").await, Ok(Verdict::Accepted));
+    reaches(&admin, &starting.id, S::Failed).await;
+
+    let id = house.execute("r").await;
+    let first = session.assignment().await;
+    session.says_free(0).await;
+    fake.begins(&first).await;
+    assert_eq!(fake.finishes(&first, S::Failed, b"").await, Ok(Verdict::Accepted));
+    reaches(&admin, &id, S::Queued).await;
+    let execution = cancel(&admin, &id).await;
+    assert_eq!((execution.state(), execution.attempts.len()), (S::Cancelled, 1));
+    // What has ended stays as it is.
+    let before = get(&admin, &starting.id).await;
+    assert_eq!(cancel(&admin, &starting.id).await, before);
+    session.says_free(1).await;
+    session.hears_nothing(2).await;
+}
+
 /// A cancel between the moment at which a session looks up what is asked of it and the moment at which it can be told would be lost.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn no_cancel_is_lost_on_an_executor_that_keeps_reconnecting() {
@@ -287,12 +323,24 @@ async fn no_cancel_is_lost_on_an_executor_that_keeps_reconnecting() {
         let id = house.execute("j").await;
         let claim = session.assignment().await;
         fake.begins(&claim).await;
+        until_runs(&admin, "e", &[&id]).await;
         drop(session);
         let back = v1::Hello { held: vec![held(&claim)], ..hello(1) };
         let (mut session, _) = tokio::join!(async { fake.session(back).await.unwrap() }, cancel(&admin, &id));
         assert_eq!(session.stop().await.id, id);
         fake.finishes(&claim, S::Cancelled, b"").await.unwrap();
+        // The watch that told of the cancel is behind the store at times; the next session is not to hear of it.
+        until_runs(&admin, "e", &[]).await;
     }
+}
+
+/// Waits until the controller has seen that an executor runs just these.
+async fn until_runs(by: &Connection, executor: &str, ids: &[&str]) {
+    eventually(&format!("{executor} to run {ids:?}"), async || {
+        let running = find(by, executor).await.map_err(|fault| format!("{fault:?}"))?.running;
+        if running == ids { Ok(()) } else { Err(format!("{running:?}")) }
+    })
+    .await;
 }
 
 #[tokio::test]

@@ -2,13 +2,11 @@
 
 use std::time::Duration;
 
-use octavius_core::limit::LOG_BYTES;
 use octavius_proto::client::Connection;
 use octavius_proto::v1::read_log_response::Part;
 use octavius_proto::v1::{self, ExecutionState as S, Verdict};
 use octavius_proto::{Fault, reason};
-use octavius_store::record::LogHead;
-use octavius_store::{Txn, codec, key};
+use octavius_store::{Txn, key};
 use tonic::Code;
 
 use crate::fake::{Fake, Session, hello};
@@ -54,7 +52,10 @@ pub(crate) async fn read(connection: &Connection, request: v1::ReadLogRequest) -
                 next = chunk.offset + chunk.data.len() as u64;
                 read.attempts.last_mut().unwrap().1.extend_from_slice(&chunk.data);
             }
-            Part::Gap(gap) => read.gaps.push((gap.attempt, gap.offset, gap.size)),
+            Part::Gap(gap) => {
+                next = gap.offset + gap.size;
+                read.gaps.push((gap.attempt, gap.offset, gap.size));
+            }
             Part::End(end) => read.end = Some(end),
         }
     }
@@ -66,7 +67,7 @@ pub(crate) fn whole(id: &str) -> v1::ReadLogRequest {
     v1::ReadLogRequest { id: id.to_owned(), ..Default::default() }
 }
 
-fn follow(id: &str) -> v1::ReadLogRequest {
+pub(crate) fn follow(id: &str) -> v1::ReadLogRequest {
     v1::ReadLogRequest { follow: true, ..whole(id) }
 }
 
@@ -122,7 +123,7 @@ async fn only_the_executor_that_has_the_attempt_may_append() {
     }
     let nowhere = v1::Assignment { id: octavius_core::ExecutionId::generate().to_string(), ..claim.clone() };
     assert_eq!(thief.append(&nowhere, 0, b"x").await.unwrap_err().code, Code::NotFound);
-    let large = vec![0; (1 << 20) + 1];
+    let large = vec![0; octavius_core::limit::LOG_PIECE_BYTES + 1];
     assert_eq!(_fake.append(&claim, 0, &large).await.unwrap_err().code, Code::ResourceExhausted);
     assert_eq!(read(&house.admin().await, whole(&claim.id)).await.unwrap().only(), b"");
 }
@@ -268,43 +269,10 @@ async fn a_follower_goes_from_attempt_to_attempt() {
     assert_eq!(read(&admin, follow(&never)).await.unwrap(), Read { end: Some(v1::LogEnd::default()), ..Default::default() });
 }
 
-/// Where a job prints more than is kept, the beginning is kept, and how much is missing is said.
-#[tokio::test]
-async fn what_is_over_the_limit_is_a_gap_that_is_told() {
-    let house = House::open().await;
-    let admin = house.admin().await;
-    let (fake, mut session, claim) = running(&house).await;
-    // As if all but ten bytes of what is kept had been printed already.
-    let kept = LOG_BYTES - 10;
-    let head = LogHead { next_offset: kept, kept, crc32c: 0, last_segment: kept };
-    let at = key::log_head(claim.id.parse().unwrap(), 1);
-    house.store().commit(Txn::new().put(at, codec::encode(&head))).await.unwrap();
-    let following = tokio::spawn({
-        let (admin, id) = (admin.clone(), claim.id.clone());
-        async move { read(&admin, v1::ReadLogRequest { offset: kept, ..follow(&id) }).await.unwrap() }
-    });
-    assert_eq!(fake.append(&claim, kept, b"0123456789and").await, Ok(LOG_BYTES + 3));
-    assert_eq!(fake.append(&claim, LOG_BYTES + 3, b" more").await, Ok(LOG_BYTES + 8));
-    for (offset, bytes, gap) in [(kept, &b"0123456789"[..], (1, LOG_BYTES, 8)), (LOG_BYTES + 2, b"", (1, LOG_BYTES + 2, 6))] {
-        let log = read(&admin, v1::ReadLogRequest { offset, ..whole(&claim.id) }).await.unwrap();
-        assert_eq!((log.only(), log.gaps.as_slice()), (bytes, &[gap][..]));
-    }
-    let mut end = crate::fake::finished(S::Failed, b"");
-    if let v1::report_execution_request::Step::Finished(end) = &mut end {
-        (end.log_size, end.log_crc32c) = (LOG_BYTES + 8, crc32c::crc32c(b"0123456789and more"));
-    }
-    assert_eq!(fake.report(&claim, end).await, Ok(Verdict::Accepted));
-    let claim = session.assignment().await;
-    fake.completes(&claim, b"second").await;
-    let seen = following.await.unwrap();
-    assert_eq!(seen.attempts, [(1, b"0123456789".to_vec()), (2, b"second".to_vec())]);
-    assert_eq!(seen.gaps, [(1, LOG_BYTES, 8)], "told before the next attempt begins");
-}
-
 /// Retention takes a log away piece by piece, from its beginning.
 #[tokio::test]
 async fn a_log_that_is_being_removed_is_not_read_as_if_it_began_later() {
-    let house = House::open().await;
+    let house = House::without_archive().await;
     let admin = house.admin().await;
     let (fake, _session, claim) = running(&house).await;
     let log = vec![b'x'; 200_000];

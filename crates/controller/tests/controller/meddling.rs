@@ -6,12 +6,11 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use async_trait::async_trait;
-use bytes::Bytes;
 use octavius_core::{CatalogName, Digest, Execution, ExecutionId, Timestamp, Timing};
 use octavius_proto::reason;
 use octavius_proto::v1::{self, ExecutionState as S};
 use octavius_store::record::{FrozenRecord, HeadRecord};
-use octavius_store::{Commit, Entry, Key, Page, Presence, Range, Revision, Store, StoreError, Txn, Usage, Watch, codec, key};
+use octavius_store::{Commit, Entry, Key, Store, StoreError, StoreLayer, Txn, codec, key};
 use tonic::Code;
 
 use crate::fake::{Fake, hello};
@@ -21,7 +20,7 @@ const JOB: &str = r#"{"name":"j","command":["true"],"env_vars":{"args":[{"name":
 
 /// What stands between a controller and its store.
 #[async_trait]
-trait Meddler: Debug + Send + Sync + 'static {
+pub(crate) trait Meddler: Debug + Send + Sync + 'static {
     async fn get(&self, store: &dyn Store, key: &Key) -> Result<Option<Entry>, StoreError> {
         store.get(key).await
     }
@@ -37,35 +36,21 @@ struct Meddled<M> {
 }
 
 #[async_trait]
-impl<M: Meddler> Store for Meddled<M> {
+impl<M: Meddler> StoreLayer for Meddled<M> {
+    fn inner(&self) -> &dyn Store {
+        &*self.inner
+    }
+
     async fn get(&self, key: &Key) -> Result<Option<Entry>, StoreError> {
         self.meddler.get(&*self.inner, key).await
-    }
-    async fn range(&self, range: &Range) -> Result<Page, StoreError> {
-        self.inner.range(range).await
     }
     async fn commit(&self, txn: Txn) -> Result<Commit, StoreError> {
         self.meddler.commit(&*self.inner, txn).await
     }
-    async fn watch(&self, prefix: &Key, after: Revision) -> Result<Box<dyn Watch>, StoreError> {
-        self.inner.watch(prefix, after).await
-    }
-    async fn announce(&self, key: Key, value: Bytes, ttl: Duration) -> Result<Box<dyn Presence>, StoreError> {
-        self.inner.announce(key, value, ttl).await
-    }
-    async fn usage(&self) -> Result<Usage, StoreError> {
-        self.inner.usage().await
-    }
-    async fn compact(&self, until: Revision) -> Result<(), StoreError> {
-        self.inner.compact(until).await
-    }
-    async fn reclaim(&self) -> Result<(), StoreError> {
-        self.inner.reclaim().await
-    }
 }
 
 /// A controller over a store that someone meddles with.
-async fn house<M: Meddler>(timing: Timing, meddler: &Arc<M>) -> House {
+pub(crate) async fn house<M: Meddler>(timing: Timing, meddler: &Arc<M>) -> House {
     let meddler = Arc::clone(meddler);
     House::over(timing, |inner| Arc::new(Meddled { inner, meddler })).await
 }

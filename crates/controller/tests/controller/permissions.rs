@@ -26,6 +26,7 @@ const EXPECTED: &[(&str, &str)] = &[
     ("CatalogService/ListJobs", PEOPLE),
     ("CatalogService/GetJob", PEOPLE),
     ("ExecutionService/Execute", RUNNERS),
+    ("ExecutionService/RerunExecution", RUNNERS),
     ("ExecutionService/GetExecution", PEOPLE),
     ("ExecutionService/ListExecutions", PEOPLE),
     ("ExecutionService/WatchExecution", PEOPLE),
@@ -33,22 +34,31 @@ const EXPECTED: &[(&str, &str)] = &[
     ("LogService/AppendLog", "executor"),
     ("LogService/ReadLog", PEOPLE),
     ("ExecutorService/RegisterExecutor", "registration"),
+    ("ExecutorService/RotateToken", "executor"),
     ("ExecutorService/Session", "executor"),
     ("ExecutorService/ReportExecution", "executor"),
     ("ExecutorService/ListExecutors", PEOPLE),
+    ("ExecutorService/GetExecutor", PEOPLE),
+    ("ExecutorService/DrainExecutor", "admin"),
+    ("ExecutorService/ResumeExecutor", "admin"),
+    ("ExecutorService/RevokeExecutor", "admin"),
     ("AdminService/WhoAmI", EVERYONE),
     ("AdminService/CreateToken", "admin"),
     ("AdminService/ListTokens", "admin"),
     ("AdminService/RevokeToken", "admin"),
+    ("AdminService/PauseJobs", "admin"),
+    ("AdminService/UnpauseJobs", "admin"),
     ("AdminService/Backup", "admin"),
+    ("AdminService/ReadAudit", "admin"),
+    ("AdminService/GetController", "admin"),
 ];
 
-async fn channel(house: &House) -> Channel {
+pub(crate) async fn channel(house: &House) -> Channel {
     Endpoint::from_shared(format!("http://{}", house.address)).unwrap().connect().await.unwrap()
 }
 
 /// Calls any RPC with an empty message, whatever kind of RPC it is.
-async fn call(channel: &Channel, path: &str, authorization: Option<&str>) -> Result<(), Status> {
+pub(crate) async fn call(channel: &Channel, path: &str, authorization: Option<&str>) -> Result<(), Status> {
     let mut client = tonic::client::Grpc::new(channel.clone());
     client.ready().await.map_err(|error| Status::unknown(error.to_string()))?;
     let mut request = Request::new(futures::stream::iter([()]));
@@ -112,6 +122,7 @@ async fn whatever_is_wrong_with_a_token_the_answer_is_the_same() {
         user: "eve".into(),
         groups: vec![],
         lifetime: Some(prost_types::Duration { seconds: 0, nanos: 1_000_000 }),
+        ..Default::default()
     };
     let admin = house.admin().await;
     let expired = admin.admin().create_token(short).await.unwrap().into_inner().token;
@@ -182,6 +193,7 @@ async fn tokens_are_listed_without_themselves_and_names_that_are_none_are_refuse
         user: user.to_owned(),
         groups: vec![],
         lifetime: Some(prost_types::Duration { seconds, nanos: 0 }),
+        ..Default::default()
     };
     for (request, field) in [
         (wrong("", Role::User, 60), "user"),
@@ -193,6 +205,11 @@ async fn tokens_are_listed_without_themselves_and_names_that_are_none_are_refuse
         (wrong("ann", Role::User, i64::MAX), "lifetime"),
         (v1::CreateTokenRequest { groups: vec!["g".into(); 65], ..wrong("ann", Role::User, 60) }, "groups"),
         (v1::CreateTokenRequest { role: 99, ..wrong("ann", Role::User, 60) }, "role"),
+        (v1::CreateTokenRequest { catalogs: vec!["c".into()], ..wrong("ann", Role::User, 60) }, "catalogs"),
+        (v1::CreateTokenRequest { catalogs: vec!["a/b".into()], ..wrong("ci", Role::Applier, 60) }, "catalogs"),
+        (v1::CreateTokenRequest { catalogs: vec!["c".into(); 65], ..wrong("ci", Role::Applier, 60) }, "catalogs"),
+        (v1::CreateTokenRequest { uses: 1, ..wrong("ann", Role::User, 60) }, "uses"),
+        (v1::CreateTokenRequest { uses: 10_001, ..wrong("operator", Role::Registration, 60) }, "uses"),
     ] {
         let fault = told(&admin.admin().create_token(request.clone()).await.expect_err(field));
         assert_eq!((fault.code, fault.violations[0].field.as_str()), (Code::InvalidArgument, field), "{request:?}");

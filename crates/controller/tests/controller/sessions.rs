@@ -1,5 +1,6 @@
 //! Sessions: who may have one, what is agreed at its beginning, and how it ends.
 
+use octavius_proto::client::Connection;
 use octavius_proto::v1::{self, ExecutionState as S, ExecutorState, SessionRequest, Verdict, session_request::Say};
 use octavius_proto::{Fault, reason};
 use tonic::Code;
@@ -10,8 +11,11 @@ use crate::harness::{House, connect, eventually, get, reaches, soon, timing, tol
 const JOB: &str = r#"{"name":"j","command":["true"]}"#;
 
 async fn listed(house: &House, id: &str) -> v1::Executor {
-    let executors =
-        house.admin().await.executors().list_executors(v1::ListExecutorsRequest {}).await.unwrap().into_inner().executors;
+    listed_by(&house.admin().await, id).await
+}
+
+async fn listed_by(admin: &Connection, id: &str) -> v1::Executor {
+    let executors = admin.executors().list_executors(v1::ListExecutorsRequest {}).await.unwrap().into_inner().executors;
     executors.into_iter().find(|executor| executor.id == id).unwrap()
 }
 
@@ -119,15 +123,25 @@ async fn a_session_ends_with_its_token() {
     let house = House::open().await;
     let fake = Fake::register(&house, "e").await;
     let mut session = fake.session(hello(1)).await.unwrap();
-    let anew = house.register("e").await;
+    // While it is there, nobody takes its place.
+    let operator = house.person(v1::Role::Registration, "operator", &[]).await;
+    let register = async || {
+        let request = v1::RegisterExecutorRequest { id: "e".into(), ..Default::default() };
+        operator.executors().register_executor(request).await.map_err(|status| told(&status))
+    };
+    assert_eq!(register().await.unwrap_err().reason, reason::SESSION_EXISTS);
+    let admin = house.admin().await;
+    let tokens = admin.admin().list_tokens(v1::ListTokensRequest {}).await.unwrap().into_inner().tokens;
+    let id = tokens.into_iter().find(|token| token.user == "e").unwrap().id;
+    admin.admin().revoke_token(v1::RevokeTokenRequest { id }).await.unwrap();
     let fault = told(&session.next().await.unwrap_err());
     assert_eq!((fault.code, fault.reason.as_str()), (Code::Unauthenticated, reason::UNAUTHENTICATED));
-    let anew = Fake { connection: house.connect(Some(&anew)).await };
+    let anew = eventually("another registration", async || register().await.map_err(|fault| format!("{fault:?}"))).await;
+    let anew = Fake { connection: house.connect(Some(&anew.into_inner().token)).await };
     let mut session = eventually("a session for the new token", async || {
         anew.session(v1::Hello { instance: 2, ..hello(1) }).await.map_err(|fault| format!("{fault:?}"))
     })
     .await;
-    let admin = house.admin().await;
     let tokens = admin.admin().list_tokens(v1::ListTokensRequest {}).await.unwrap().into_inner().tokens;
     let own: Vec<_> = tokens.into_iter().filter(|token| token.user == "e").collect();
     assert_eq!(own.len(), 1, "the old token is gone");
@@ -186,4 +200,44 @@ async fn a_session_given_up_at_its_beginning_leaves_nothing_behind() {
     })
     .await;
     fake.session(v1::Hello { instance: 9, ..hello(1) }).await.map(drop).unwrap();
+}
+
+/// Whoever asks, and whichever controller: an operator wants to know what is there and who will remove it.
+#[tokio::test]
+async fn what_an_executor_made_and_nobody_asked_for_is_shown_by_every_controller() {
+    let house = House::open().await;
+    let other = house.neighbour().await;
+    let (here, there) = (house.admin().await, connect(other.address(), Some(&house.token)).await);
+    let fake = Fake::register(&house, "e").await;
+    let session = fake.session(hello(1)).await.unwrap();
+    becomes(&house, "e", ExecutorState::Active).await;
+    let shown = async |admin: &Connection, count: u32| {
+        eventually(&format!("{count} orphans"), async || {
+            let executor = listed_by(admin, "e").await;
+            if executor.orphan_count == count { Ok(executor.orphans) } else { Err(format!("{executor:?}")) }
+        })
+        .await
+    };
+    let at = |seconds| Some(prost_types::Timestamp { seconds, nanos: 0 });
+    let orphan = |number: i64| v1::Orphan {
+        name: format!("octavius-x-{number}"),
+        namespace: "jobs".to_owned(),
+        since: at(number),
+        removed_at: at(number + 600),
+    };
+    let told: Vec<_> = (0..25).map(orphan).collect();
+    session.tells_orphans(v1::Orphans { orphans: told.clone(), count: 25 }).await;
+    assert_eq!(shown(&here, 25).await, told[..20], "no more than 20 by name");
+    assert_eq!(shown(&there, 25).await, told[..20]);
+    session.tells_orphans(v1::Orphans { orphans: told[..1].to_vec(), count: 1 }).await;
+    assert_eq!(shown(&there, 1).await, told[..1]);
+    session.tells_orphans(v1::Orphans::default()).await;
+    assert_eq!(shown(&there, 0).await, []);
+
+    // A session begins without any: what an earlier one told is not said of this one.
+    session.tells_orphans(v1::Orphans { orphans: told[..1].to_vec(), count: 1 }).await;
+    shown(&here, 1).await;
+    let _again = fake.session(hello(1)).await.unwrap();
+    assert_eq!(shown(&there, 0).await, []);
+    other.stop().await;
 }

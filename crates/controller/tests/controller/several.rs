@@ -4,7 +4,6 @@ use std::time::{Duration, Instant};
 
 use octavius_core::execution::{Execution, Fence};
 use octavius_core::{ExecutionId, Timing};
-use octavius_proto::client::Connection;
 use octavius_proto::reason;
 use octavius_proto::v1::report_execution_request::Step;
 use octavius_proto::v1::{self, ExecutionState as S, StopCause, Verdict};
@@ -12,16 +11,9 @@ use octavius_store::{Commit, Txn, codec, key};
 use tonic::Code;
 
 use crate::fake::{Fake, Session, finished, held, hello, labelled};
-use crate::harness::{
-    Dice, House, apply, cancel, connect, digest, eventually, execute, get, head, header, reaches, soon, timing,
-};
+use crate::harness::{Dice, House, apply, cancel, connect, digest, execute, get, head, header, reaches, soon, timing};
 
 const JOB: &str = r#"{"name":"j","command":["true"]}"#;
-
-async fn waiting(connection: &Connection, id: &str) -> Vec<String> {
-    let request = v1::GetExecutionRequest { id: id.to_owned() };
-    connection.executions().get_execution(request).await.unwrap().into_inner().waiting
-}
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn three_controllers_are_as_good_as_one_and_two_of_them_too() {
@@ -175,40 +167,6 @@ async fn two_controllers_share_what_waits_and_run_nothing_twice() {
     neighbour.stop().await;
 }
 
-#[tokio::test]
-async fn why_it_waits_is_told_by_every_controller_alike() {
-    let house = House::open().await;
-    let neighbour = house.neighbour().await;
-    house.apply(&[JOB, r#"{"name":"web","command":["true"],"executor":{"vpc":"web"}}"#]).await;
-    let at_a = house.admin().await;
-    let at_b = connect(neighbour.address(), Some(&house.token)).await;
-    let id = execute(&at_a, "web", &[]).await.unwrap();
-    for connection in [&at_a, &at_b] {
-        assert_eq!(waiting(connection, &id).await, ["no executor is there"]);
-    }
-    let fake = Fake::register(&house, "e").await;
-    let mut session = fake.session(labelled(1, &[("vpc", "other")])).await.unwrap();
-    execute(&at_a, "j", &[]).await.unwrap();
-    let claim = session.assignment().await;
-    for connection in [&at_a, &at_b] {
-        eventually("the reason", async || {
-            let lines = waiting(connection, &id).await;
-            if lines == ["e  vpc=other, needs vpc=web"] { Ok(()) } else { Err(format!("{lines:?}")) }
-        })
-        .await;
-    }
-    let second = execute(&at_b, "j", &[]).await.unwrap();
-    for connection in [&at_a, &at_b] {
-        eventually("the reason", async || {
-            let lines = waiting(connection, &second).await;
-            if lines == ["e  full: 1/1 slots"] { Ok(()) } else { Err(format!("{lines:?}")) }
-        })
-        .await;
-    }
-    fake.completes(&claim, b"").await;
-    neighbour.stop().await;
-}
-
 /// When everyone vanishes at once, it is the network, and what they run goes on.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn nobody_is_lost_at_once_when_over_half_vanish() {
@@ -249,7 +207,13 @@ async fn nobody_is_lost_at_once_when_over_half_vanish() {
 async fn restore(house: &House, before: &Execution, executor: &str) {
     let at = key::execution(before.id);
     let queue = |pool: &str| key::queued(pool, before.priority, before.id);
-    let record = octavius_store::record::QueueRecord { selector: before.selector.clone(), expires_at: before.waits_until() };
+    let record = octavius_store::record::QueueRecord {
+        selector: before.selector.clone(),
+        expires_at: before.waits_until(),
+        job: before.job.clone(),
+        limit: 0,
+        delay: std::time::Duration::ZERO,
+    };
     let txn = Txn::new()
         .put(at, codec::encode(before))
         .put(queue("any"), codec::encode(&record))
@@ -371,6 +335,69 @@ async fn pieces_of_a_log_that_come_twice_in_any_order_through_two_controllers_ar
         let read = crate::logs::read(&connection, crate::logs::whole(&claim.id)).await.unwrap();
         assert!(read.only() == log, "another log");
         assert!(read.gaps.is_empty() && read.end.as_ref().is_some_and(|end| end.sealed && !end.damaged), "{:?}", read.end);
+    }
+    neighbour.stop().await;
+}
+
+/// An executor repeats what was not answered, and a network delivers late: what is said twice, or after what came later, changes nothing.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn reports_that_come_twice_in_any_order_through_two_controllers_count_once() {
+    let mut dice = Dice::thrown();
+    let house = House::open().await;
+    let neighbour = house.neighbour().await;
+    house.apply(&[r#"{"name":"j","command":["true"],"retries":2}"#]).await;
+    let token = house.register("e").await;
+    let here = Fake { connection: connect(house.address, Some(&token)).await };
+    let there = Fake { connection: connect(neighbour.address(), Some(&token)).await };
+    let admin = house.admin().await;
+    let mut session = here.session(hello(1)).await.unwrap();
+    for round in 0..6 {
+        let id = house.execute("j").await;
+        let record = key::execution(id.parse().unwrap());
+        let mut said: Vec<(v1::Assignment, Step)> = Vec::new();
+        let ends = [S::Failed, S::Failed, S::Succeeded];
+        for (number, outcome) in ends.into_iter().enumerate() {
+            let claim = session.assignment().await;
+            assert_eq!((claim.id.as_str(), claim.attempt as usize), (id.as_str(), number + 1));
+            let running = Step::Running(v1::Running { runs_as: "pid 7".into(), image: String::new() });
+            let mut steps = vec![(Step::Starting(v1::Starting {}), S::Starting), (running.clone(), S::Running)];
+            let overtaken = dice.below(2) == 0;
+            if overtaken {
+                steps.pop();
+            }
+            for (step, state) in steps {
+                let both = tokio::join!(here.report(&claim, step.clone()), there.report(&claim, step.clone()));
+                assert_eq!(both, (Ok(Verdict::Accepted), Ok(Verdict::Accepted)), "round {round}");
+                assert_eq!(get(&admin, &id).await.state(), state);
+                said.push((claim.clone(), step));
+                for _ in 0..3 {
+                    let (claim, step) = said[dice.below(said.len())].clone();
+                    let verdict = if dice.below(2) == 0 { &here } else { &there }.report(&claim, step.clone()).await;
+                    // Those of an earlier attempt are told to stop, or that it is known.
+                    let is_this = claim.attempt as usize == number + 1;
+                    assert!(
+                        verdict == Ok(Verdict::Accepted) || !is_this && verdict == Ok(Verdict::Stop),
+                        "{step:?}: {verdict:?}"
+                    );
+                    assert_eq!(get(&admin, &id).await.state(), state, "after {step:?} of attempt {}", claim.attempt);
+                }
+            }
+            let end = finished(outcome, b"");
+            let both = tokio::join!(here.report(&claim, end.clone()), there.report(&claim, end.clone()));
+            assert_eq!(both, (Ok(Verdict::Accepted), Ok(Verdict::Accepted)), "round {round}");
+            said.push((claim.clone(), end));
+            if overtaken {
+                said.push((claim, running));
+            }
+        }
+        let ended = reaches(&admin, &id, S::Succeeded).await;
+        assert_eq!(ended.attempts.len(), ends.len(), "{ended:?}");
+        let before = house.store().get(&record).await.unwrap().unwrap();
+        for _ in 0..40 {
+            let (claim, step) = said[dice.below(said.len())].clone();
+            if dice.below(2) == 0 { &here } else { &there }.report(&claim, step).await.unwrap();
+        }
+        assert_eq!(house.store().get(&record).await.unwrap().unwrap(), before, "what is over was written again");
     }
     neighbour.stop().await;
 }

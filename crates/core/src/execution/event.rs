@@ -13,6 +13,8 @@ pub enum Event {
         executor: ExecutorId,
         /// Drawn at random.
         nonce: u64,
+        /// The slot of its job that it takes, where its job has such and it has none yet.
+        slot: Option<u32>,
     },
     /// The claim goes back to the queue: nothing was started.
     Unclaim {
@@ -58,8 +60,24 @@ pub enum Event {
         /// Who.
         by: String,
     },
+    /// It cannot be handed out at present: it waits on and says why.
+    HoldUp {
+        /// Why.
+        reason: Reason,
+        /// The reason in a sentence.
+        message: String,
+    },
+    /// It can never be handed out: it ends as failed.
+    FailInQueue {
+        /// Why.
+        reason: Reason,
+        /// The reason in a sentence.
+        message: String,
+    },
     /// It has waited in the queue for too long.
     ExpireInQueue,
+    /// It was lost, and so long ago that nothing of it runs any more.
+    FreeSlot,
 }
 
 /// What an event did.
@@ -89,6 +107,9 @@ pub enum Refusal {
     /// It has not waited in the queue for as long as it may.
     #[error("it may wait longer")]
     MayWait,
+    /// It may not be claimed without a slot of its job.
+    #[error("it has no slot of its job")]
+    NoSlot,
     /// An ending that is not terminal.
     #[error("{0} is not an outcome")]
     NotAnOutcome(State),

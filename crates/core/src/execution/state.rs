@@ -82,49 +82,75 @@ impl fmt::Display for State {
 #[serde(transparent)]
 pub struct Reason(pub String);
 
-impl Reason {
+/// Names each reason after its code, and lists them all.
+macro_rules! reasons {
+    ($($(#[doc = $meaning:literal])+ $code:ident,)+) => {
+        impl Reason {
+            $($(#[doc = $meaning])+ pub const $code: &'static str = stringify!($code);)+
+
+            /// The reasons above: all that this version knows. An executor of another version may give one that does not stand here.
+            pub const ALL: &'static [&'static str] = &[$(Self::$code),+];
+        }
+    };
+}
+
+reasons! {
     /// The job ended with an exit code other than 0.
-    pub const EXIT_CODE: &'static str = "EXIT_CODE";
+    EXIT_CODE,
     /// The job was ended by a signal that Octavius did not send.
-    pub const SIGNAL: &'static str = "SIGNAL";
+    SIGNAL,
     /// The job's program could not be started.
-    pub const START_FAILED: &'static str = "START_FAILED";
+    START_FAILED,
     /// The executor cannot run this job at all: a job without `command` on a process runner.
-    pub const REQUIREMENT_NOT_MET: &'static str = "REQUIREMENT_NOT_MET";
+    REQUIREMENT_NOT_MET,
     /// A secret that the job needs was not found where the executor looked.
-    pub const SECRET_MISSING: &'static str = "SECRET_MISSING";
+    SECRET_MISSING,
+    /// The executor's owner does not offer to jobs what a secret is to be taken from.
+    SECRET_NOT_OFFERED,
+    /// Its sensitive arguments are encrypted with a key that the controllers that looked do not have: it waits for one that has it.
+    ENCRYPTION_KEY_MISSING,
+    /// Its sensitive arguments are not as they were encrypted: damaged, or put there by somebody else.
+    ARGUMENTS_DAMAGED,
     /// Someone asked for it to stop.
-    pub const CANCELLED: &'static str = "CANCELLED";
+    CANCELLED,
     /// It ran longer than its timeout.
-    pub const DEADLINE: &'static str = "DEADLINE";
+    DEADLINE,
     /// It waited in the queue longer than it may.
-    pub const QUEUE_DEADLINE: &'static str = "QUEUE_DEADLINE";
+    QUEUE_DEADLINE,
     /// Its executor was not heard of for too long.
-    pub const EXECUTOR_LOST: &'static str = "EXECUTOR_LOST";
+    EXECUTOR_LOST,
     /// What watched over the process ended without leaving its exit code: killed, or the host restarted.
-    pub const RUNNER_LOST: &'static str = "RUNNER_LOST";
+    RUNNER_LOST,
     /// The job's image could not be pulled.
-    pub const IMAGE_PULL: &'static str = "IMAGE_PULL";
+    IMAGE_PULL,
     /// No node of the cluster had room for it, or was allowed to take it, within the limit.
-    pub const UNSCHEDULABLE: &'static str = "UNSCHEDULABLE";
+    UNSCHEDULABLE,
     /// It used more memory than it may.
-    pub const OOM_KILLED: &'static str = "OOM_KILLED";
+    OOM_KILLED,
     /// Its node threw it out, because the node or the job ran short of memory or disk.
-    pub const EVICTED: &'static str = "EVICTED";
+    EVICTED,
     /// What it ran on failed or was taken away: a node was lost or drained, a pod was deleted.
-    pub const INFRASTRUCTURE: &'static str = "INFRASTRUCTURE";
+    INFRASTRUCTURE,
     /// Someone else deleted the Kubernetes Job.
-    pub const DELETED_EXTERNALLY: &'static str = "DELETED_EXTERNALLY";
+    DELETED_EXTERNALLY,
     /// A quota of the namespace leaves no room for it.
-    pub const QUOTA: &'static str = "QUOTA";
+    QUOTA,
     /// The cluster, or the executor's configuration, does not allow it.
-    pub const FORBIDDEN: &'static str = "FORBIDDEN";
+    FORBIDDEN,
     /// The name that it needs in the cluster is taken by something else.
-    pub const CONFLICT: &'static str = "CONFLICT";
+    CONFLICT,
     /// No `starting` followed the claim in time.
-    pub const CLAIM_EXPIRED: &'static str = "CLAIM_EXPIRED";
+    CLAIM_EXPIRED,
     /// The executor gave the claim back: it is stopping.
-    pub const HANDED_BACK: &'static str = "HANDED_BACK";
+    HANDED_BACK,
+}
+
+impl Reason {
+    /// The code.
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
 
     /// A reason of this code.
     #[must_use]

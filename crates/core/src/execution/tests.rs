@@ -11,8 +11,14 @@ fn submitted(retries: u32, on_lost: OnLost) -> Execution {
     let mut job: JobDefinition = serde_json::from_str(r#"{"name":"j","command":["true"]}"#).unwrap();
     job.retries = retries;
     job.on_lost = on_lost;
-    let submission =
-        Submission { id: ExecutionId::from_bits(7), arguments: Arguments::new(), user: "ann".into(), at: at(0), timeout: None };
+    let submission = Submission {
+        id: ExecutionId::from_bits(7),
+        arguments: Arguments::new(),
+        user: "ann".into(),
+        at: at(0),
+        timeout: None,
+        slot: None,
+    };
     Execution::submit(&job, CatalogName::new("c").unwrap(), 1, submission, &Timing::default())
 }
 
@@ -31,7 +37,7 @@ fn ending() -> impl Strategy<Value = Ending> {
 fn event() -> impl Strategy<Value = Event> {
     let fence = || (1..6u32, 0..3u64).prop_map(|(attempt, nonce)| Fence { attempt, nonce });
     prop_oneof![
-        3 => (0..3u64).prop_map(|nonce| Event::Claim { executor: executor(), nonce }),
+        3 => (0..3u64).prop_map(|nonce| Event::Claim { executor: executor(), nonce, slot: None }),
         1 => fence().prop_map(|fence| Event::Unclaim { fence, reason: Reason::new(Reason::HANDED_BACK), message: String::new() }),
         4 => fence().prop_map(|fence| Event::Start { fence }),
         3 => (fence(), any::<bool>()).prop_map(|(fence, known)| {
@@ -41,6 +47,8 @@ fn event() -> impl Strategy<Value = Event> {
         1 => fence().prop_map(|fence| Event::Lose { fence, message: "gone".into() }),
         1 => Just(Event::Cancel { by: "bob".into() }),
         1 => Just(Event::ExpireInQueue),
+        1 => Just(Event::HoldUp { reason: Reason::new(Reason::ENCRYPTION_KEY_MISSING), message: "no key".into() }),
+        1 => Just(Event::FailInQueue { reason: Reason::new(Reason::ARGUMENTS_DAMAGED), message: "damaged".into() }),
     ]
 }
 
@@ -51,7 +59,12 @@ fn fence_of(event: &Event) -> Option<Fence> {
         | Event::Run { fence, .. }
         | Event::Finish { fence, .. }
         | Event::Lose { fence, .. } => Some(*fence),
-        Event::Claim { .. } | Event::Cancel { .. } | Event::ExpireInQueue => None,
+        Event::Claim { .. }
+        | Event::Cancel { .. }
+        | Event::HoldUp { .. }
+        | Event::FailInQueue { .. }
+        | Event::ExpireInQueue
+        | Event::FreeSlot => None,
     }
 }
 
@@ -93,6 +106,9 @@ proptest! {
             if before.state == State::Queued && execution.state == State::TimedOut {
                 prop_assert!(at(second) >= before.waits_until(), "a wait ends when it is too long, and not before");
             }
+            if matches!(event, Event::FailInQueue { .. }) && applied == Ok(Applied::Changed) {
+                prop_assert_eq!(before.state, State::Queued, "nothing is taken from who has it");
+            }
             if !retry_lost {
                 let lost = execution.attempts.iter().any(|a| a.ending.as_ref().is_some_and(|e| e.outcome == State::Lost));
                 prop_assert!(!lost || execution.state.is_terminal(), "without on_lost: retry a loss is the end");
@@ -108,7 +124,7 @@ proptest! {
 }
 
 fn claimed(execution: &mut Execution, nonce: u64) -> Fence {
-    execution.apply(Event::Claim { executor: executor(), nonce }, at(1)).unwrap();
+    execution.apply(Event::Claim { executor: executor(), nonce, slot: None }, at(1)).unwrap();
     execution.fence().unwrap()
 }
 
@@ -197,7 +213,7 @@ fn only_a_job_that_says_so_runs_again_after_a_loss() {
 #[test]
 fn a_claim_whose_answer_was_lost_can_be_made_again_and_another_cannot() {
     let mut execution = submitted(0, OnLost::Fail);
-    let claim = |nonce| Event::Claim { executor: executor(), nonce };
+    let claim = |nonce| Event::Claim { executor: executor(), nonce, slot: None };
     assert_eq!(execution.apply(claim(1), at(1)), Ok(Applied::Changed));
     assert_eq!(execution.apply(claim(1), at(2)), Ok(Applied::Unchanged));
     assert_eq!(execution.apply(claim(2), at(2)), Err(Refusal::State(State::Claimed)));
@@ -222,7 +238,7 @@ fn the_longest_life_fits_one_value_of_the_store() {
     while execution.state == State::Queued {
         for started in [false, true] {
             nonce -= 1;
-            step(&mut execution, Event::Claim { executor: executor.clone(), nonce });
+            step(&mut execution, Event::Claim { executor: executor.clone(), nonce, slot: None });
             let fence = execution.fence().unwrap();
             if started {
                 let reason = Some(Reason("R".repeat(32)));
@@ -251,4 +267,114 @@ fn a_loss_is_not_a_failure_that_retries_repeat() {
     execution.apply(Event::Start { fence }, at(3)).unwrap();
     execution.apply(Event::Finish { fence, ending: lost(), log: None }, at(4)).unwrap();
     assert_eq!(execution.state, State::Lost, "the job may have done its work already");
+}
+
+#[test]
+fn an_execution_waits_longer_before_each_attempt_and_not_for_ever() {
+    let timing = Timing::default();
+    let job: JobDefinition = serde_json::from_str(r#"{"name":"j","command":["true"],"retries":100}"#).unwrap();
+    let submission = Submission {
+        id: ExecutionId::from_bits(7),
+        arguments: Arguments::new(),
+        user: "ann".into(),
+        at: at(0),
+        timeout: None,
+        slot: None,
+    };
+    let mut execution = Execution::submit(&job, CatalogName::new("c").unwrap(), 1, submission, &timing);
+    assert_eq!(execution.back_off(&timing), Duration::ZERO);
+    let mut pauses = Vec::new();
+    for nonce in 0..8 {
+        // A claim that came to nothing makes no pause longer.
+        execution.apply(Event::Claim { executor: executor(), nonce: 100 + nonce, slot: None }, at(1)).unwrap();
+        let fence = execution.fence().unwrap();
+        execution.apply(Event::Unclaim { fence, reason: Reason::new("X"), message: String::new() }, at(1)).unwrap();
+        assert_eq!(execution.back_off(&timing), Duration::ZERO, "it was given back, and may go at once");
+        execution.apply(Event::Claim { executor: executor(), nonce, slot: None }, at(1)).unwrap();
+        let fence = execution.fence().unwrap();
+        execution.apply(Event::Start { fence }, at(1)).unwrap();
+        assert_eq!(execution.back_off(&timing), Duration::ZERO);
+        let ending = Ending::because(State::Failed, "X", "");
+        execution.apply(Event::Finish { fence, ending, log: None }, at(1)).unwrap();
+        pauses.push(execution.back_off(&timing).as_secs());
+    }
+    assert_eq!(pauses, [10, 20, 40, 80, 160, 320, 360, 360]);
+}
+
+#[test]
+fn a_limited_execution_is_not_claimed_without_a_slot_below_its_limit() {
+    let job: JobDefinition = serde_json::from_str(r#"{"name":"j","command":["true"],"concurrency":{"limit":2}}"#).unwrap();
+    let submission = Submission {
+        id: ExecutionId::from_bits(7),
+        arguments: Arguments::new(),
+        user: "ann".into(),
+        at: at(0),
+        timeout: None,
+        slot: None,
+    };
+    let mut execution = Execution::submit(&job, CatalogName::new("c").unwrap(), 1, submission, &Timing::default());
+    let claim = |slot| Event::Claim { executor: executor(), nonce: 1, slot };
+    assert_eq!(execution.apply(claim(None), at(1)), Err(Refusal::NoSlot));
+    assert_eq!(execution.apply(claim(Some(2)), at(1)), Err(Refusal::NoSlot));
+    assert_eq!(execution.apply(claim(Some(1)), at(1)), Ok(Applied::Changed));
+    assert_eq!(execution.slot, Some(1));
+    let fence = execution.fence().unwrap();
+    execution.apply(Event::Start { fence }, at(1)).unwrap();
+    execution.apply(Event::Lose { fence, message: String::new() }, at(1)).unwrap();
+    assert_eq!(execution.slot, Some(1), "it may run still");
+    // Who cancels it says that it does not.
+    assert_eq!(execution.clone().apply(Event::Cancel { by: "ann".into() }, at(2)), Ok(Applied::Changed));
+    execution.apply(Event::Finish { fence, ending: Ending::succeeded(), log: None }, at(3)).unwrap();
+    assert_eq!((execution.slot, execution.state), (None, State::Lost));
+}
+
+#[test]
+fn what_the_job_says_about_its_logs_is_pinned() {
+    let submitted = |logs: &str| {
+        let job: JobDefinition = serde_json::from_str(&format!(r#"{{"name":"j","command":["true"],"logs":{logs}}}"#)).unwrap();
+        let (id, arguments) = (ExecutionId::from_bits(7), Arguments::new());
+        let submission = Submission { id, arguments, user: "ann".into(), at: at(0), timeout: None, slot: None };
+        Execution::submit(&job, CatalogName::new("c").unwrap(), 1, submission, &Timing::default())
+    };
+    let hours = |hours: u64| Some(Duration::from_secs(hours * 3600));
+    let some = submitted(r#"{"limit":"256MiB","keep_for":"90d","keep_bytes":"10GiB"}"#);
+    assert_eq!(some.logs, LogRules { limit: Some(256 << 20), keep_for: hours(90 * 24), keep_bytes: Some(10 << 30) });
+    let all = submitted(r#"{"limit":"none"}"#);
+    assert_eq!(all.logs, LogRules { limit: Some(u64::MAX), ..LogRules::default() });
+    for execution in [some, all, submitted("{}")] {
+        let written = serde_json::to_string(&execution).unwrap();
+        assert_eq!(written.contains("logs"), execution.logs != LogRules::default(), "{written}");
+        assert_eq!(serde_json::from_str::<Execution>(&written).unwrap(), execution);
+    }
+}
+
+/// One controller lacks a key and another has it: what the first says must not stand after the second has handed it out.
+#[test]
+fn what_holds_an_execution_up_is_told_while_it_waits_and_with_the_end_of_its_wait() {
+    let mut execution = submitted(0, OnLost::Fail);
+    let hold = Event::HoldUp { reason: Reason::new(Reason::ENCRYPTION_KEY_MISSING), message: "no key 0a1b2c3d".into() };
+    assert_eq!(execution.apply(hold.clone(), at(1)), Ok(Applied::Changed));
+    assert_eq!(execution.apply(hold.clone(), at(2)), Ok(Applied::Unchanged));
+    assert_eq!((execution.state, execution.message.as_str()), (State::Queued, "no key 0a1b2c3d"));
+    let mut waited = execution.clone();
+    waited.apply(Event::ExpireInQueue, waited.waits_until()).unwrap();
+    assert_eq!(waited.reason, Some(Reason::new(Reason::QUEUE_DEADLINE)));
+    assert!(waited.message.ends_with(": no key 0a1b2c3d"), "{}", waited.message);
+    claimed(&mut execution, 1);
+    assert_eq!((&execution.reason, execution.message.as_str()), (&None, ""));
+    assert_eq!(execution.apply(hold, at(3)), Err(Refusal::State(State::Claimed)));
+}
+
+/// Submissions are many, and most are in nobody's trace.
+#[test]
+fn an_execution_that_nobody_traces_pays_nothing_for_it() {
+    let mut execution = submitted(0, OnLost::Fail);
+    let plain = serde_json::to_string(&execution).unwrap();
+    assert!(!plain.contains("trace"), "{plain}");
+    assert_eq!(serde_json::from_str::<Execution>(&plain).unwrap(), execution);
+    let parent = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01";
+    execution.trace = TraceContext::parse(parent, "").map(Box::new);
+    let traced = serde_json::to_string(&execution).unwrap();
+    assert!(traced.contains(&format!(r#""trace":{{"parent":"{parent}"}}"#)) && traced.len() < plain.len() + 90, "{traced}");
+    assert_eq!(serde_json::from_str::<Execution>(&traced).unwrap(), execution);
 }

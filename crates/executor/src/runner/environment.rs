@@ -5,9 +5,10 @@
 //! | `PATH`, `LANG`, `LC_ALL`, `TZ` | as the executor has them; `PATH` has a usual value where it has none, the others are then absent |
 //! | `HOME`, `TMPDIR` | the job's own, empty working folder, which is removed after it |
 //! | the job's arguments and secrets | as given and as found |
+//! | `TRACEPARENT`, `TRACESTATE` | where somebody traces: the span that the job's own are children of; an argument or a secret of that name goes first |
 //! | `OCTAVIUS_EXECUTION_ID`, `OCTAVIUS_ATTEMPT`, `OCTAVIUS_JOB`, `OCTAVIUS_USER` | which run this is, and who asked for it |
 //!
-//! Nothing else of the executor's environment reaches a job, and no secret may name a variable of Octavius' own.
+//! Nothing else of the executor's environment reaches a job, and a secret names only what the executor [offers](crate::offers).
 
 use std::collections::BTreeMap;
 use std::ffi::OsString;
@@ -15,16 +16,20 @@ use std::fs::File;
 use std::io::{self, Read as _};
 use std::path::Path;
 
+use octavius_core::TraceContext;
 use octavius_core::definition::{Secret, SecretSource};
+use octavius_core::execution::{Ending, Reason, State};
 
 use super::Launch;
+use crate::offers::{NoFile, Offered};
+
+pub(super) const TRACEPARENT: &str = "TRACEPARENT";
+pub(super) const TRACESTATE: &str = "TRACESTATE";
 
 /// What a job has of the executor's environment.
 const INHERITED: [&str; 4] = ["PATH", "LANG", "LC_ALL", "TZ"];
 /// Where the executor itself has no PATH.
 const USUAL_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
-/// Variables of ours, which neither arguments nor secrets can be or read.
-const OURS: &str = "OCTAVIUS_";
 /// Largest value of a secret: Linux takes 128 KiB for a variable with its name.
 const SECRET_BYTES: u64 = 127 * 1024;
 
@@ -34,8 +39,14 @@ pub(crate) struct Environment {
     pub(crate) masked: Vec<String>,
 }
 
-/// Puts a job's environment together; `own` is the executor's. The error names a secret that is missing, and never a value.
-pub(crate) fn of(launch: &Launch, work: &Path, own: impl Fn(&str) -> Option<OsString>) -> Result<Environment, String> {
+/// Puts a job's environment together; `own` is the executor's. The error is the attempt's ending: it names a secret that is missing or not
+/// offered, and never a value.
+pub(crate) fn of(
+    launch: &Launch,
+    work: &Path,
+    offered: &Offered,
+    own: impl Fn(&str) -> Option<OsString>,
+) -> Result<Environment, Ending> {
     let mut variables = BTreeMap::new();
     for name in INHERITED {
         if let Some(value) = own(name).and_then(|value| value.into_string().ok()) {
@@ -54,9 +65,12 @@ pub(crate) fn of(launch: &Launch, work: &Path, own: impl Fn(&str) -> Option<OsSt
         variables.insert(name.clone(), value.clone());
     }
     for secret in &launch.job.env_vars.secrets {
-        let value = resolve(secret, &own)?;
+        let value = resolve(secret, offered, &own)?;
         masked.push(secret.name.clone());
         variables.insert(secret.name.clone(), value);
+    }
+    for (name, value) in traced(launch.trace.as_ref()) {
+        variables.entry(name.to_owned()).or_insert(value);
     }
     let held = launch.held;
     for (name, value) in [
@@ -68,41 +82,67 @@ pub(crate) fn of(launch: &Launch, work: &Path, own: impl Fn(&str) -> Option<OsSt
         variables.insert(name.to_owned(), value);
     }
     if let Some(name) = variables.iter().find(|(_, value)| value.contains('\0')).map(|(name, _)| name) {
-        return Err(format!("the value of `{name}` holds a NUL character, which no environment variable can"));
+        return Err(missing(format!("the value of `{name}` holds a NUL character, which no environment variable can")));
     }
     Ok(Environment { variables, masked })
 }
 
-fn resolve(secret: &Secret, own: impl Fn(&str) -> Option<OsString>) -> Result<String, String> {
+/// What tells a job of its trace, as OpenTelemetry's tools read it.
+pub(super) fn traced(trace: Option<&TraceContext>) -> impl Iterator<Item = (&'static str, String)> {
+    let parent = trace.map(|trace| (TRACEPARENT, trace.traceparent()));
+    let state = trace.map(TraceContext::tracestate).filter(|state| !state.is_empty());
+    parent.into_iter().chain(state.map(|state| (TRACESTATE, state.to_owned())))
+}
+
+/// The span that a job with these variables was given as its parent.
+pub(super) fn trace_in<'a>(variable: impl Fn(&str) -> Option<&'a str>) -> Option<TraceContext> {
+    TraceContext::parse(variable(TRACEPARENT)?, variable(TRACESTATE).unwrap_or_default())
+}
+
+fn missing(message: String) -> Ending {
+    Ending::because(State::Failed, Reason::SECRET_MISSING, message)
+}
+
+fn resolve(secret: &Secret, offered: &Offered, own: impl Fn(&str) -> Option<OsString>) -> Result<String, Ending> {
     let name = &secret.name;
-    let not_text = |where_: String| format!("secret `{name}`: {where_} is not UTF-8 text, which a variable must be here");
-    match &secret.from {
-        None => {
-            Err(format!("secret `{name}` has no `from`, and the process runner has no other place to look: add one to the job"))
-        }
-        Some(SecretSource::Kubernetes(_)) => Err(format!(
+    let not_text =
+        |where_: String| missing(format!("secret `{name}`: {where_} is not UTF-8 text, which a variable must be here"));
+    let Some(source) = &secret.from else {
+        return Err(missing(format!(
+            "secret `{name}` has no `from`, and the process runner has no other place to look: add one to the job"
+        )));
+    };
+    let refused = || offered.refusal(secret, source, "");
+    match source {
+        SecretSource::Kubernetes(_) => Err(missing(format!(
             "secret `{name}` is kept in Kubernetes, where the process runner cannot look: run the job on a kubernetes executor"
-        )),
-        Some(SecretSource::Environment(variable)) if variable.starts_with(OURS) => {
-            Err(format!("secret `{name}`: {variable} is Octavius' own and no job gets it"))
-        }
-        Some(SecretSource::Environment(variable)) => match own(variable) {
+        ))),
+        SecretSource::Environment(variable) if !offered.offers.has_variable(variable) => Err(refused()),
+        SecretSource::Environment(variable) => match own(variable) {
             Some(value) => value.into_string().map_err(|_| not_text(format!("variable {variable}"))),
-            None => Err(format!("secret `{name}`: the executor has no environment variable {variable}")),
+            None => Err(missing(format!("secret `{name}`: the executor has no environment variable {variable}"))),
         },
-        Some(SecretSource::File(path)) => read(path)
-            .map_err(|error| format!("secret `{name}`: file {path}: {error}"))
-            .and_then(|bytes| String::from_utf8(bytes).map_err(|_| not_text(format!("file {path}")))),
+        SecretSource::File(path) => {
+            let broken = |error: io::Error| missing(format!("secret `{name}`: file {path}: {error}"));
+            let file = match offered.open(Path::new(path)) {
+                Some(Ok(file)) => file,
+                Some(Err(NoFile::Io(error))) => return Err(broken(error)),
+                Some(Err(NoFile::Elsewhere)) => {
+                    let Ending { message, .. } = refused();
+                    let message = format!("{message}; a link leads there from what is offered");
+                    return Err(Ending::because(State::Failed, Reason::SECRET_NOT_OFFERED, message));
+                }
+                None => return Err(refused()),
+            };
+            let bytes = read(file).map_err(broken)?;
+            String::from_utf8(bytes).map_err(|_| not_text(format!("file {path}")))
+        }
     }
 }
 
 /// Reads a secret's file; one line break at its end is the editor's and not the secret's.
-fn read(path: &str) -> io::Result<Vec<u8>> {
+fn read(file: File) -> io::Result<Vec<u8>> {
     let mut bytes = Vec::new();
-    let file = File::open(path)?;
-    if !file.metadata()?.is_file() {
-        return Err(io::Error::other("it is not a file"));
-    }
     file.take(SECRET_BYTES + 1).read_to_end(&mut bytes)?;
     if bytes.len() as u64 > SECRET_BYTES {
         return Err(io::Error::other(format!("it has more than {SECRET_BYTES} bytes")));
@@ -129,7 +169,17 @@ mod tests {
             timeout: Duration::from_secs(1),
             user: "ann".to_owned(),
             origin: crate::runner::Origin::default(),
+            trace: None,
         }
+    }
+
+    fn offered(json: serde_json::Value) -> Offered {
+        let (executor, offers) = (octavius_core::ExecutorId::new("e1").unwrap(), serde_json::from_value(json).unwrap());
+        Offered { executor, offers, own_folder: "/nowhere".into() }
+    }
+
+    fn all() -> Offered {
+        Offered { offers: crate::SecretOffers::everything(), ..offered(serde_json::json!({})) }
     }
 
     fn own(name: &str) -> Option<OsString> {
@@ -147,7 +197,7 @@ mod tests {
             r#"{"args":[{"name":"who"},{"name":"pin","sensitive":true}],"secrets":[{"name":"KEY","from":{"environment":"AWS_KEY"}}]}"#,
             &[("who", "bob"), ("pin", "1234")],
         );
-        let environment = of(&launch, Path::new("/w"), own).unwrap();
+        let environment = of(&launch, Path::new("/w"), &offered(serde_json::json!({"environment": ["AWS_*"]})), own).unwrap();
         let expected = [
             ("HOME", "/w"),
             ("KEY", "hunter2"),
@@ -163,6 +213,18 @@ mod tests {
         ];
         assert_eq!(environment.variables.iter().map(|(k, v)| (k.as_str(), v.as_str())).collect::<Vec<_>>(), expected);
         assert_eq!(environment.masked, ["pin", "KEY"]);
+    }
+
+    #[test]
+    fn a_job_is_told_of_its_trace_and_its_own_variable_of_that_name_goes_first() {
+        let parent = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01";
+        let trace = TraceContext::parse(parent, "a=b");
+        let traced = Launch { trace: trace.clone(), ..launch("{}", &[]) };
+        let variables = of(&traced, Path::new("/w"), &all(), own).unwrap().variables;
+        assert_eq!((variables["TRACEPARENT"].as_str(), variables["TRACESTATE"].as_str()), (parent, "a=b"));
+        assert_eq!(trace_in(|name| variables.get(name).map(String::as_str)), trace);
+        let given = Launch { trace, ..launch(r#"{"args":[{"name":"TRACEPARENT"}]}"#, &[("TRACEPARENT", "mine")]) };
+        assert_eq!(of(&given, Path::new("/w"), &all(), own).unwrap().variables["TRACEPARENT"], "mine");
     }
 
     #[test]
@@ -185,12 +247,39 @@ mod tests {
             (format!(r#"{{"file":"{}"}}"#, path("large", &[b'x'; 200_000])), "more than"),
         ] {
             let launch = launch(&format!(r#"{{"secrets":[{{"name":"KEY","from":{from}}}]}}"#), &[]);
-            let message = of(&launch, Path::new("/w"), own).err().unwrap();
+            let message = of(&launch, Path::new("/w"), &all(), own).err().unwrap().message;
             assert!(message.contains(expected) && message.contains("`KEY`"), "{message}");
             assert!(!message.contains("hunter2"), "{message}");
         }
         let launch =
             launch(&format!(r#"{{"secrets":[{{"name":"KEY","from":{{"file":"{}"}}}}]}}"#, path("good", b"s3cr3t\n")), &[]);
-        assert_eq!(of(&launch, Path::new("/w"), own).unwrap().variables["KEY"], "s3cr3t");
+        assert_eq!(of(&launch, Path::new("/w"), &all(), own).unwrap().variables["KEY"], "s3cr3t");
+    }
+    /// Whatever is there: a refusal must not tell whether it is.
+    #[test]
+    fn what_is_not_offered_is_refused_by_name_with_what_to_do() {
+        let folder = tempfile::tempdir().unwrap();
+        let root = folder.path().canonicalize().unwrap();
+        std::fs::create_dir(root.join("offered")).unwrap();
+        std::fs::write(root.join("secret"), "hunter2").unwrap();
+        std::os::unix::fs::symlink("../secret", root.join("offered/link")).unwrap();
+        let offered = offered(serde_json::json!({"environment": ["PAY_*"], "files": [format!("{}/offered/", root.display())]}));
+        let root = root.display();
+        for (from, what, key) in [
+            (r#"{"environment":"AWS_KEY"}"#.to_owned(), "the environment variable AWS_KEY", "secrets.environment"),
+            (r#"{"environment":"NOT_SET"}"#.to_owned(), "the environment variable NOT_SET", "secrets.environment"),
+            (r#"{"environment":"OCTAVIUS_TOKEN"}"#.to_owned(), "OCTAVIUS_TOKEN is Octavius' own", ""),
+            (format!(r#"{{"file":"{root}/secret"}}"#), "the file ", "secrets.files"),
+            (format!(r#"{{"file":"{root}/none"}}"#), "the file ", "secrets.files"),
+            (format!(r#"{{"file":"{root}/offered/../secret"}}"#), "the file ", "secrets.files"),
+            (format!(r#"{{"file":"{root}/offered/link"}}"#), "a link leads there", "secrets.files"),
+        ] {
+            let launch = launch(&format!(r#"{{"secrets":[{{"name":"KEY","from":{from}}}]}}"#), &[]);
+            let ending = of(&launch, Path::new("/w"), &offered, own).err().unwrap();
+            let told = format!("{} {}", ending.reason.unwrap(), ending.message);
+            assert!(told.starts_with("SECRET_NOT_OFFERED secret `KEY`: "), "{told}");
+            assert!(told.contains(what) && told.contains(key) && !told.contains("hunter2"), "{told}");
+            assert!(key.is_empty() || told.contains("executor `e1`"), "{told}");
+        }
     }
 }

@@ -4,7 +4,7 @@
 pub(crate) mod environment;
 mod folder;
 pub(crate) mod kubernetes;
-mod output;
+pub(crate) mod output;
 pub(crate) mod process;
 mod recover;
 
@@ -16,9 +16,11 @@ use std::time::Duration;
 use async_trait::async_trait;
 use octavius_core::argument::Arguments;
 use octavius_core::execution::{Ending, Fence};
-use octavius_core::{ExecutionId, JobDefinition};
+use octavius_core::{ExecutionId, JobDefinition, TraceContext};
 use octavius_proto::v1;
+use tokio::time::Instant;
 
+use self::output::Output;
 use crate::journal::StopCause;
 use crate::mask::Mask;
 
@@ -43,6 +45,8 @@ pub(crate) struct Launch {
     pub(crate) timeout: Duration,
     pub(crate) user: String,
     pub(crate) origin: Origin,
+    /// The span that the job's own spans are children of.
+    pub(crate) trace: Option<TraceContext>,
 }
 
 /// Where a job's definition comes from, as far as that is known: what is not is empty, or 0.
@@ -83,6 +87,8 @@ pub(crate) struct Recovered {
     pub(crate) held: Held,
     pub(crate) stage: Stage,
     pub(crate) run: Arc<dyn Run>,
+    /// The span that the job was given as its parent.
+    pub(crate) trace: Option<TraceContext>,
 }
 
 /// How waiting for a job's end came out.
@@ -107,6 +113,26 @@ impl From<Ending> for Unprepared {
     fn from(ending: Ending) -> Self {
         Self::Never(ending)
     }
+}
+
+/// What a runner has made, as far as it can tell, and no execution is for. It is removed after a delay.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub(crate) struct Orphans {
+    /// Those that have waited longest, no more than are told by name.
+    pub(crate) first: Vec<Orphan>,
+    /// How many there are.
+    pub(crate) count: usize,
+}
+
+/// One of these.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Orphan {
+    pub(crate) namespace: String,
+    pub(crate) name: String,
+    /// Since when no execution has been for it.
+    pub(crate) since: Instant,
+    /// When it is removed at the earliest.
+    pub(crate) until: Instant,
 }
 
 /// Something that runs jobs.
@@ -143,8 +169,8 @@ pub(crate) trait Run: Send + Sync {
     /// A stop that was asked for, also by an executor before this one.
     async fn stop_asked(&self) -> Option<StopCause>;
 
-    /// At most `longest` bytes of output from `offset`, as they came; none where there is no more at present.
-    async fn read(&self, offset: u64, longest: usize) -> io::Result<Vec<u8>>;
+    /// What it prints.
+    fn output(&self) -> &Output;
 
     /// What must not leave this machine in the output.
     fn mask(&self) -> &Mask;

@@ -12,6 +12,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use async_trait::async_trait;
+use octavius_core::Timing;
 use octavius_core::execution::{Ending, Fence, Reason, State};
 use rustix::process::{Pid, Signal, kill_process};
 use tokio::io::unix::AsyncFd;
@@ -21,6 +22,8 @@ use super::output::Output;
 use super::{Held, Launch, Over, Recovered, Run, Runner, Unprepared, environment, folder};
 use crate::journal::{Exit, JOURNAL, Journal, LET_BE, STOP, Spec, StopCause, VERSION, WORK, line};
 use crate::mask::Mask;
+use crate::offers::Offered;
+use crate::spool::Spool;
 use crate::{ending, sys};
 
 /// How often a run is looked at whose shim cannot be waited for, which is so only for moments.
@@ -40,13 +43,17 @@ pub(super) struct Folders {
     pub(super) shim: PathBuf,
     /// Identifies this start of the machine.
     pub(super) boot: String,
+    /// What the output of all runs is a part of.
+    pub(super) spool: Spool,
+    /// What jobs may be given of what is on this machine.
+    offered: Offered,
 }
 
 /// Runs jobs as processes.
 #[derive(Debug)]
 pub(crate) struct ProcessRunner {
     pub(super) folders: Arc<Folders>,
-    kill_grace: Duration,
+    timing: Timing,
 }
 
 pub(super) fn private_folder(path: &Path) -> io::Result<()> {
@@ -58,12 +65,14 @@ pub(super) fn private_folder(path: &Path) -> io::Result<()> {
 
 impl ProcessRunner {
     /// A runner that keeps its things in `data_dir`, which is there, absolute, and this executor's alone.
-    pub(crate) fn open(data_dir: &Path, shim: &Path, kill_grace: Duration) -> io::Result<Self> {
+    pub(crate) fn open(data_dir: &Path, shim: &Path, offered: Offered, spool: Spool, timing: Timing) -> io::Result<Self> {
         let folders = Folders {
             runs: data_dir.join("runs"),
             quarantine: data_dir.join("quarantine"),
             shim: shim.to_owned(),
             boot: sys::boot_id(),
+            spool,
+            offered,
         };
         // Asked once and here: what forbids it, an old kernel or a container's seccomp profile, forbids it for every job.
         sys::Process::open(std::process::id()).map_err(|error| {
@@ -74,7 +83,7 @@ impl ProcessRunner {
         for folder in [&folders.runs, &folders.quarantine] {
             private_folder(folder)?;
         }
-        Ok(Self { folders: Arc::new(folders), kill_grace })
+        Ok(Self { folders: Arc::new(folders), timing })
     }
 }
 
@@ -90,8 +99,8 @@ impl Runner for ProcessRunner {
                            add `command` to the job, or run it on a kubernetes executor";
             return Err(Ending::because(State::Failed, Reason::REQUIREMENT_NOT_MET, message).into());
         }
-        let (folders, grace) = (Arc::clone(&self.folders), self.kill_grace);
-        let run = blocking(move || prepare(folders, &launch, grace)).await??;
+        let (folders, timing) = (Arc::clone(&self.folders), self.timing);
+        let run = blocking(move || prepare(folders, &launch, timing)).await??;
         Ok(Arc::new(run))
     }
 
@@ -112,12 +121,11 @@ impl Runner for ProcessRunner {
     }
 }
 
-fn prepare(folders: Arc<Folders>, launch: &Launch, grace: Duration) -> Result<ProcessRun, Unprepared> {
+fn prepare(folders: Arc<Folders>, launch: &Launch, timing: Timing) -> Result<ProcessRun, Unprepared> {
     let held = launch.held;
     let folder = folders.runs.join(held.to_string());
     let work = folder.join(WORK);
-    let environment = environment::of(launch, &work, |name| std::env::var_os(name))
-        .map_err(|message| Ending::because(State::Failed, Reason::SECRET_MISSING, message))?;
+    let environment = environment::of(launch, &work, &folders.offered, |name| std::env::var_os(name))?;
     let millis = |duration: Duration| u64::try_from(duration.as_millis()).unwrap_or(u64::MAX);
     let spec = Spec {
         version: VERSION,
@@ -129,7 +137,9 @@ fn prepare(folders: Arc<Folders>, launch: &Launch, grace: Duration) -> Result<Pr
         env: environment.variables,
         masked: environment.masked,
         timeout_ms: millis(launch.timeout),
-        kill_grace_ms: millis(grace),
+        kill_grace_ms: millis(timing.kill_grace),
+        room: folders.spool.share(),
+        room_patience_ms: millis(timing.spool_patience),
     };
     let write = || -> io::Result<()> {
         DirBuilder::new().mode(0o700).create(&folder)?;
@@ -260,15 +270,16 @@ impl ProcessRun {
     pub(super) fn new(folders: Arc<Folders>, spec: &Spec) -> Self {
         let held = Held { id: spec.id, fence: Fence { attempt: spec.attempt, nonce: spec.nonce } };
         let values = spec.masked.iter().filter_map(|name| spec.env.get(name).cloned());
+        let folder = folders.runs.join(held.to_string());
         Self {
             held,
-            folder: folders.runs.join(held.to_string()),
+            output: Output::new(&folders.spool, &folder, spec.room),
+            folder,
             folders,
             timeout: Duration::from_millis(spec.timeout_ms),
             mask: Mask::new(values),
             shim: Mutex::new(None),
             child: Mutex::new(None),
-            output: Output::default(),
         }
     }
 
@@ -306,7 +317,7 @@ impl ProcessRun {
         let marks = [format!("OCTAVIUS_EXECUTION_ID={id}"), format!("OCTAVIUS_ATTEMPT={}", fence.attempt)];
         let killed = spawn_blocking(move || sys::kill_marked(&marks)).await.unwrap_or_default();
         if killed > 0 {
-            tracing::warn!(%id, attempt = fence.attempt, killed, "killed processes that a lost shim had left");
+            tracing::warn!(execution = %id, attempt = fence.attempt, killed, "killed processes that a lost shim had left");
         }
     }
 }
@@ -331,7 +342,7 @@ impl Run for ProcessRun {
         match sys::Process::open(pid).and_then(Shim::of) {
             Ok(shim) => *guard(&self.shim) = Some(shim),
             Err(error) => {
-                tracing::warn!(id = %self.held.id, attempt = self.held.fence.attempt, %error, "cannot wait for a shim, looking at it instead");
+                tracing::warn!(execution = %self.held.id, attempt = self.held.fence.attempt, %error, "cannot wait for a shim, looking at it instead");
             }
         }
         Ok(runs_as(pid))
@@ -376,7 +387,7 @@ impl Run for ProcessRun {
         if asked.is_none_or(|asked| asked < cause)
             && let Err(error) = fs::write(self.folder.join(STOP), cause.as_str())
         {
-            tracing::warn!(id = %self.held.id, attempt = self.held.fence.attempt, %error, "cannot note that the job is to stop");
+            tracing::warn!(execution = %self.held.id, attempt = self.held.fence.attempt, %error, "cannot note that the job is to stop");
         }
         self.signal();
     }
@@ -385,8 +396,8 @@ impl Run for ProcessRun {
         self.asked_to_stop()
     }
 
-    async fn read(&self, offset: u64, longest: usize) -> io::Result<Vec<u8>> {
-        self.output.read(&self.folder, offset, longest).await
+    fn output(&self) -> &Output {
+        &self.output
     }
 
     fn mask(&self) -> &Mask {
@@ -397,14 +408,14 @@ impl Run for ProcessRun {
         let folder = self.folder.clone();
         let removed = spawn_blocking(move || folder::remove(&folder)).await;
         if let Err(error) = removed.unwrap_or_else(|error| Err(io::Error::other(error))) {
-            tracing::warn!(id = %self.held.id, attempt = self.held.fence.attempt, %error, "cannot remove a run folder");
+            tracing::warn!(execution = %self.held.id, attempt = self.held.fence.attempt, %error, "cannot remove a run folder");
         }
     }
 
     async fn let_be(&self, why: &str) {
         let Held { id, fence } = self.held;
         if let Err(error) = fs::write(self.folder.join(LET_BE), why) {
-            tracing::warn!(%id, attempt = fence.attempt, %error, "cannot note that an attempt is let be: the next executor finds it again");
+            tracing::warn!(execution = %id, attempt = fence.attempt, %error, "cannot note that an attempt is let be: the next executor finds it again");
         }
     }
 
@@ -428,7 +439,7 @@ impl ProcessRun {
             None => self.signal_child(),
         };
         if let Err(error) = signalled {
-            tracing::warn!(id = %self.held.id, attempt = self.held.fence.attempt, %error, "cannot stop a shim");
+            tracing::warn!(execution = %self.held.id, attempt = self.held.fence.attempt, %error, "cannot stop a shim");
         }
     }
 }
@@ -447,7 +458,9 @@ mod tests {
         let shim = place.path().join("shim");
         fs::write(&shim, "#!/bin/sh\nexec sleep 60\n").unwrap();
         fs::set_permissions(&shim, fs::Permissions::from_mode(0o700)).unwrap();
-        let runner = ProcessRunner::open(place.path(), &shim, Duration::ZERO).unwrap();
+        let executor = octavius_core::ExecutorId::new("e1").unwrap();
+        let offered = Offered { executor, offers: crate::SecretOffers::default(), own_folder: place.path().to_owned() };
+        let runner = ProcessRunner::open(place.path(), &shim, offered, Spool::new(1 << 24, 1), Timing::faster(1000)).unwrap();
         let launch = Launch {
             held: Held { id: ExecutionId::from_bits(1), fence: Fence { attempt: 1, nonce: 9 } },
             job: octavius_core::JobDefinition::from_canonical_json(br#"{"name":"j","command":["true"]}"#).unwrap(),
@@ -455,8 +468,9 @@ mod tests {
             timeout: Duration::from_secs(60),
             user: "ann".to_owned(),
             origin: crate::runner::Origin::default(),
+            trace: None,
         };
-        let run = prepare(Arc::clone(&runner.folders), &launch, Duration::ZERO).ok().unwrap();
+        let run = prepare(Arc::clone(&runner.folders), &launch, runner.timing).ok().unwrap();
         run.start().await.unwrap();
         *guard(&run.shim) = None;
         let mut over = run.wait();

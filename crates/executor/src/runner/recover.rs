@@ -45,6 +45,7 @@ fn read(folders: &Arc<Folders>, path: &Path) -> Result<Option<Recovered>, String
     };
     let Journal { spec, .. } = Journal::read(&bytes).map_err(|error| format!("{JOURNAL}: {error}"))?;
     let run = ProcessRun::new(Arc::clone(folders), &spec);
+    let trace = super::environment::trace_in(|name| spec.env.get(name).map(String::as_str));
     let held = run.held();
     if path.file_name().is_none_or(|name| *name != *held.to_string()) {
         return Err(format!("the folder's name is not {held}, which is what is in it"));
@@ -57,7 +58,7 @@ fn read(folders: &Arc<Folders>, path: &Path) -> Result<Option<Recovered>, String
             Stage::Lost("the machine was restarted while the job was about to start, and whether it ran is not known".to_owned())
         }
     };
-    Ok(Some(Recovered { held, stage, run: Arc::new(run) }))
+    Ok(Some(Recovered { held, stage, run: Arc::new(run), trace }))
 }
 
 /// Moves a run folder out of the way.

@@ -5,16 +5,18 @@ use std::collections::HashMap;
 use std::net::{SocketAddr, TcpListener};
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, MutexGuard};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use octavius_core::ExecutionId;
+use octavius_core::limit::LOG_PIECE_BYTES;
+use octavius_core::log::Times;
 use octavius_proto::v1;
 use octavius_proto::v1::executor_service_server::{ExecutorService, ExecutorServiceServer};
 use octavius_proto::v1::log_service_server::{LogService, LogServiceServer};
 use octavius_proto::v1::report_execution_request::Step;
 use octavius_proto::v1::session_request::Say as Request;
 use octavius_proto::v1::session_response::Say as Response;
-use octavius_proto::{Fault, reason, to_duration};
+use octavius_proto::{Fault, MAX_APPEND_BYTES, reason, to_duration};
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::{TcpListenerStream, UnboundedReceiverStream};
 use tonic::{Code, Status, Streaming};
@@ -39,6 +41,10 @@ pub(crate) struct Record {
     pub(crate) log: Vec<u8>,
     /// Bytes that were sent though they were there already.
     pub(crate) repeated: usize,
+    /// When they were printed.
+    pub(crate) times: Times,
+    /// When each append came, and its size.
+    pub(crate) appends: Vec<(Instant, usize)>,
     assignment: Option<v1::Assignment>,
 }
 
@@ -62,7 +68,11 @@ impl Record {
 pub(crate) struct World {
     pub(crate) attempts: HashMap<(String, u32), Record>,
     pub(crate) hellos: Vec<v1::Hello>,
+    /// The hashes of tokens with which executors registered.
+    pub(crate) registered: Vec<Vec<u8>>,
     pub(crate) pings: Vec<u32>,
+    /// What no execution is for, each time that it was told.
+    pub(crate) orphans: Vec<v1::Orphans>,
     /// What an executor should never have done.
     pub(crate) violations: Vec<String>,
     /// So many reports of an end are taken, and the answer is lost.
@@ -73,10 +83,14 @@ pub(crate) struct World {
     pub(crate) unavailable: u32,
     /// There is no room for logs.
     pub(crate) no_room: bool,
+    /// The archive is away.
+    pub(crate) no_archive: bool,
     /// Appends that were refused for want of room.
     pub(crate) refused_appends: u32,
     /// Reports of a start are not answered while this is set.
     pub(crate) hold_starting: bool,
+    /// The version that it says it has; its own where nothing is said.
+    pub(crate) version: Option<String>,
     /// Every session is refused for this reason.
     pub(crate) refuse_sessions: Option<(Code, &'static str)>,
     session: Option<mpsc::UnboundedSender<Result<v1::SessionResponse, Status>>>,
@@ -121,7 +135,16 @@ impl ExecutorService for Shared {
         request: tonic::Request<v1::RegisterExecutorRequest>,
     ) -> Result<tonic::Response<v1::RegisterExecutorResponse>, Status> {
         authenticate(&request, "octr_good")?;
-        Ok(tonic::Response::new(v1::RegisterExecutorResponse { token: TOKEN.to_owned(), controller_id: "c".to_owned() }))
+        self.world().registered.push(request.into_inner().token_digest.to_vec());
+        Ok(tonic::Response::new(v1::RegisterExecutorResponse { controller_id: "c".to_owned(), ..Default::default() }))
+    }
+
+    async fn rotate_token(
+        &self,
+        request: tonic::Request<v1::RotateTokenRequest>,
+    ) -> Result<tonic::Response<v1::RotateTokenResponse>, Status> {
+        authenticate(&request, TOKEN)?;
+        Err(Status::unimplemented("an older controller"))
     }
 
     async fn session(
@@ -141,9 +164,10 @@ impl ExecutorService for Shared {
                 return Err(Fault::new(code, reason, "made up").into());
             }
             let welcome = v1::Welcome {
-                version: "test".to_owned(),
+                version: world.version.clone().unwrap_or_else(|| env!("CARGO_PKG_VERSION").to_owned()),
                 controller_id: "c".to_owned(),
                 ping_interval: Some(to_duration(Duration::from_millis(100))),
+                rotate_token_after: None,
             };
             sender.send(Ok(say(Response::Welcome(welcome)))).unwrap();
             // What was said into a session that was gone already did not arrive.
@@ -161,6 +185,7 @@ impl ExecutorService for Shared {
                         shared.world().pings.push(ping.free);
                         let _ = sender.send(Ok(say(Response::Pong(v1::Pong {}))));
                     }
+                    Some(Request::Orphans(orphans)) => shared.world().orphans.push(orphans),
                     other => shared.world().violations.push(format!("said {other:?} in a session")),
                 }
             }
@@ -254,6 +279,34 @@ impl ExecutorService for Shared {
     ) -> Result<tonic::Response<v1::ListExecutorsResponse>, Status> {
         Err(Status::unimplemented(""))
     }
+
+    async fn get_executor(
+        &self,
+        _: tonic::Request<v1::GetExecutorRequest>,
+    ) -> Result<tonic::Response<v1::GetExecutorResponse>, Status> {
+        Err(Status::unimplemented(""))
+    }
+
+    async fn drain_executor(
+        &self,
+        _: tonic::Request<v1::DrainExecutorRequest>,
+    ) -> Result<tonic::Response<v1::DrainExecutorResponse>, Status> {
+        Err(Status::unimplemented(""))
+    }
+
+    async fn resume_executor(
+        &self,
+        _: tonic::Request<v1::ResumeExecutorRequest>,
+    ) -> Result<tonic::Response<v1::ResumeExecutorResponse>, Status> {
+        Err(Status::unimplemented(""))
+    }
+
+    async fn revoke_executor(
+        &self,
+        _: tonic::Request<v1::RevokeExecutorRequest>,
+    ) -> Result<tonic::Response<v1::RevokeExecutorResponse>, Status> {
+        Err(Status::unimplemented(""))
+    }
 }
 
 #[tonic::async_trait]
@@ -268,7 +321,7 @@ impl LogService for Shared {
         self.trouble()?;
         let append = request.into_inner();
         let mut world = self.world();
-        let World { attempts, violations, lose_append_answers, no_room, refused_appends, .. } = &mut *world;
+        let World { attempts, violations, lose_append_answers, no_room, no_archive, refused_appends, .. } = &mut *world;
         let record = attempts.get_mut(&(append.id.clone(), append.attempt)).unwrap();
         let mut wrong = |what: &str| violations.push(format!("{}-{}: {what}", append.id, append.attempt));
         if record.nonce != append.nonce {
@@ -277,7 +330,7 @@ impl LogService for Shared {
         if !record.starting {
             wrong("a log before the start");
         }
-        if append.data.is_empty() || append.data.len() > 1024 * 1024 {
+        if append.data.is_empty() || append.data.len() > LOG_PIECE_BYTES {
             wrong("a piece that is empty or too large");
         }
         if record.forgotten {
@@ -287,6 +340,10 @@ impl LogService for Shared {
         if *no_room {
             *refused_appends += 1;
             return Err(Fault::new(Code::ResourceExhausted, reason::STORE_FULL, "no room").into());
+        }
+        if *no_archive {
+            *refused_appends += 1;
+            return Err(Fault::new(Code::Unavailable, reason::ARCHIVE_UNAVAILABLE, "no archive").into());
         }
         let offset = usize::try_from(append.offset).unwrap();
         if offset > record.log.len() {
@@ -301,6 +358,9 @@ impl LogService for Shared {
             wrong("other bytes than before");
         }
         record.repeated += known;
+        record.appends.push((Instant::now(), append.data.len()));
+        let times = Times::try_from(append.times.unwrap_or_default()).unwrap();
+        record.times.append(record.log.len() as u64, &times.part(known as u64, append.data.len() as u64));
         record.log.extend_from_slice(&append.data[known..]);
         if *lose_append_answers > 0 {
             *lose_append_answers -= 1;
@@ -345,7 +405,7 @@ impl Controller {
             let listener = TcpListenerStream::new(tokio::net::TcpListener::from_std(listener).unwrap());
             let server = tonic::transport::Server::builder()
                 .add_service(ExecutorServiceServer::new(shared.clone()))
-                .add_service(LogServiceServer::new(shared));
+                .add_service(LogServiceServer::new(shared).max_decoding_message_size(MAX_APPEND_BYTES));
             server.serve_with_incoming(listener).await.unwrap();
         });
         self.server = Some(runtime);
@@ -409,6 +469,7 @@ impl Controller {
     fn made(job: &serde_json::Value, arguments: &[(&str, &str)], timeout: Duration) -> (ExecutionId, Record) {
         let id = ExecutionId::generate();
         let assignment = v1::Assignment {
+            trace: None,
             id: id.to_string(),
             attempt: 1,
             nonce: u64::MAX - 7,

@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use octavius_core::{ExecutorId, Timing};
-use octavius_executor::{ExecutorError, ExecutorOptions, RunnerOptions};
+use octavius_executor::{Credential, ExecutorError, ExecutorOptions, RunnerOptions, SecretOffers};
 use octavius_proto::client::Address;
 use tokio::runtime::Runtime;
 use tokio::task::JoinHandle;
@@ -64,11 +64,14 @@ impl Place {
         ExecutorOptions {
             id: ExecutorId::new("e1").unwrap(),
             controllers: self.controllers.clone(),
-            token: self.token.clone(),
+            credential: Credential::given(&self.token),
             labels: [("vpc".to_owned(), "a".to_owned())].into(),
             capacity: self.capacity,
             data_dir: self.data_dir(),
             runner: RunnerOptions::Process { shim: Path::new(crate::SHIM).to_owned() },
+            secrets: SecretOffers::default(),
+            spool_limit: octavius_core::limit::SPOOL_BYTES,
+            log_rate: None,
             connect_timeout: Duration::from_secs(2),
             timing: Timing::faster(20),
         }

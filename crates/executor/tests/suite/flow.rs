@@ -3,14 +3,14 @@
 use std::time::{Duration, Instant};
 
 use octavius_core::ExecutorId;
-use octavius_executor::ExecutorError;
+use octavius_executor::{Credential, ExecutorError, ExecutorOptions, SecretOffers};
 use octavius_proto::client::Address;
 use octavius_proto::{reason, v1};
 use serde_json::json;
 use tonic::Code;
 
 use crate::controller::{Controller, TOKEN};
-use crate::daemon::Place;
+use crate::daemon::{Daemon, Place};
 use crate::{is_running, until};
 
 fn sh(script: &str) -> serde_json::Value {
@@ -73,9 +73,14 @@ fn ends_are_told_as_they_were() {
 fn secrets_reach_the_job_and_nothing_else() {
     let controller = Controller::start();
     let place = Place::near(&controller);
-    let daemon = place.start();
     let file = place.data_dir().with_file_name("secret");
     std::fs::write(&file, "fr0m-file\n").unwrap();
+    let secrets = SecretOffers {
+        environment: vec!["PA*".to_owned(), "NOT_SET".to_owned()],
+        files: vec![file.display().to_string(), "/no/".to_owned()],
+        kubernetes: Vec::new(),
+    };
+    let daemon = Daemon::start(ExecutorOptions { secrets, ..place.options() });
     let secrets = |secrets: serde_json::Value| {
         let script =
             r#"[ "$KEY" = fr0m-file ] && [ -n "$WHERE" ] && echo "key $KEY pin $pin"; printf fr0m; sleep 0.2; echo -file"#;
@@ -86,16 +91,19 @@ fn secrets_reach_the_job_and_nothing_else() {
     let id = controller.assign_with(&job, &[("pin", "314159")], Duration::from_secs(60));
     assert_eq!(controller.ended(id).text(), "key ********* pin ******\n*********\n");
 
-    for from in [
-        json!({"file": "/no/such"}),
-        json!({"environment": "NOT_SET"}),
-        json!({"kubernetes": {"secret": "s", "key": "k"}}),
-        json!(null),
+    for (from, reason) in [
+        (json!({"file": "/no/such"}), "SECRET_MISSING"),
+        (json!({"environment": "NOT_SET"}), "SECRET_MISSING"),
+        (json!({"kubernetes": {"secret": "s", "key": "k"}}), "SECRET_MISSING"),
+        (json!(null), "SECRET_MISSING"),
+        (json!({"file": "/proc/self/environ"}), "SECRET_NOT_OFFERED"),
+        (json!({"file": place.data_dir().join("lock")}), "SECRET_NOT_OFFERED"),
+        (json!({"environment": "HOME"}), "SECRET_NOT_OFFERED"),
     ] {
         let id = controller.assign(&secrets(json!([{"name": "KEY", "from": from}])));
         let record = controller.ended(id);
         let ending = record.ending().unwrap();
-        assert_eq!(ending.reason, "SECRET_MISSING");
+        assert_eq!(ending.reason, reason);
         assert!(ending.message.contains("`KEY`") && !record.starting, "{ending:?}");
     }
     until("nothing is left", || place.list("runs").is_empty());
@@ -219,15 +227,21 @@ fn a_hundred_jobs_at_once_come_out_right() {
 }
 
 #[test]
-fn registration_gives_a_token_or_says_why_not() {
+fn registration_shows_the_hash_of_a_token_that_is_kept_or_says_why_not() {
     let controller = Controller::start();
     let runtime = tokio::runtime::Runtime::new().unwrap();
     let (addresses, id) = ([Address::parse(&controller.address.to_string()).unwrap()], ExecutorId::new("e1").unwrap());
+    let folder = tempfile::tempdir().unwrap();
+    let dir = folder.path();
     let register =
-        |token: &'static str| runtime.block_on(octavius_executor::register(&addresses, token, &id, Duration::from_secs(2)));
-    assert_eq!(register("octr_good").unwrap(), TOKEN);
+        |token: &'static str| runtime.block_on(octavius_executor::register(&addresses, token, &id, dir, Duration::from_secs(2)));
     let refused = register("octr_bad").unwrap_err();
     assert_eq!(refused.to_string(), "executor `e1` was not registered: no valid token");
+    assert!(Credential::read(dir, &id).unwrap().is_none());
+    register("octr_good").unwrap();
+    let kept: serde_json::Value = serde_json::from_str(&std::fs::read_to_string(Credential::path(dir)).unwrap()).unwrap();
+    let hash = octavius_core::Digest::of(kept["token"].as_str().unwrap().as_bytes());
+    assert_eq!(controller.world().registered, [hash.as_bytes().to_vec()]);
     drop(controller);
     until("nobody answers", || matches!(register("octr_good").unwrap_err(), ExecutorError::Connect(_)));
 }
@@ -274,4 +288,28 @@ fn what_no_repetition_would_cure_ends_the_executor_with_what_to_do() {
     first.stop();
     place.capacity = 0;
     assert!(matches!(place.start().gives_up(), ExecutorError::NoCapacity));
+}
+
+/// Either of them may be upgraded meanwhile: what runs is not given up for it.
+#[test]
+fn versions_that_do_not_go_together_are_tried_again_slowly_until_they_do() {
+    let controller = Controller::start();
+    let place = Place::near(&controller);
+    controller.world().refuse_sessions = Some((Code::FailedPrecondition, reason::VERSION_SKEW));
+    let begun = Instant::now();
+    let daemon = place.start();
+    until("it has tried three times", || controller.world().hellos.len() >= 3);
+    assert!(begun.elapsed() > Duration::from_secs(1), "{:?}", begun.elapsed());
+    // A controller that takes every executor is looked at as well.
+    {
+        let mut world = controller.world();
+        world.refuse_sessions = None;
+        world.version = Some("9.0.0".to_owned());
+    }
+    let tries = controller.world().hellos.len();
+    until("it has tried twice more", || controller.world().hellos.len() >= tries + 2);
+    assert_eq!(controller.world().pings.len(), 0, "no session stood");
+    controller.world().version = None;
+    until("a session", || controller.world().pings.len() > 1);
+    daemon.stop();
 }

@@ -11,6 +11,7 @@ mod recovery;
 mod restored;
 mod room;
 mod shim;
+mod spool;
 
 use std::fmt::Debug;
 use std::time::{Duration, Instant};

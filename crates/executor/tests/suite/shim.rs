@@ -125,6 +125,38 @@ fn much_output_is_whole_and_does_not_keep_a_stop_waiting() {
 }
 
 #[test]
+fn output_without_an_executor_to_take_it_is_held_up_then_dropped_and_counted() {
+    // More than a pipe and the shim hold between them: with less the job may end before it is held up.
+    let script = "head -c 1000000 /dev/zero | tr '\\0' x; touch printed";
+    let folder = Folder::with(&["sh", "-c", script], &json!({"room": 100_000, "room_patience_ms": 300}));
+    let begun = Instant::now();
+    let mut shim = folder.start();
+    until("the room is used up", || fs::metadata(folder.path("output")).is_ok_and(|output| output.len() == 100_000));
+    shim.wait().unwrap();
+    assert!(begun.elapsed() >= Duration::from_millis(300) && folder.path("work/printed").exists());
+    let output = String::from_utf8(folder.output()).unwrap();
+    let (kept, rest) = output.split_once('\n').unwrap();
+    assert_eq!(rest, "[octavius: 900000 bytes of output are missing here: the executor's spool was full]\n");
+    assert_eq!((kept.len(), outcome(&folder.exit()).as_str()), (100_000, "exited 0 null"));
+}
+
+#[test]
+fn times_are_noted_where_output_does_not_come_at_once() {
+    let folder = Folder::sh("echo one; echo two");
+    folder.run();
+    assert!(!folder.path("times").exists() || folder.output() == b"one\ntwo\n");
+    let folder = Folder::sh("echo one; sleep 0.1; echo two; sleep 0.1; echo three");
+    folder.run();
+    let times = fs::read(folder.path("times")).unwrap();
+    let records: Vec<_> = times.chunks(16).map(|record| record.split_at(8)).collect();
+    let number = |bytes: &[u8]| u64::from_le_bytes(bytes.try_into().unwrap());
+    let offsets: Vec<_> = records.iter().map(|(offset, _)| number(offset)).collect();
+    assert_eq!(offsets, [4, 8]);
+    let gap = number(records[1].1) - number(records[0].1);
+    assert!((90..10_000).contains(&gap), "{gap} ms");
+}
+
+#[test]
 fn a_job_that_closes_its_output_is_waited_for_in_peace() {
     let folder = Folder::sh("echo bye; exec >&- 2>&-; sleep 0.3; exit 4");
     assert_eq!((outcome(&folder.run()), folder.output()), ("exited 4 null".to_owned(), b"bye\n".to_vec()));

@@ -7,8 +7,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 
 use super::*;
-use crate::api::{Page, Presence, Usage, Watch};
-use crate::{EmbeddedOptions, open_embedded};
+use crate::{EmbeddedOptions, StoreLayer, open_embedded};
 
 struct Place {
     store: Arc<dyn Store>,
@@ -191,34 +190,17 @@ struct Dying {
 }
 
 #[async_trait]
-impl Store for Dying {
-    async fn get(&self, key: &Key) -> Result<Option<Entry>, StoreError> {
-        self.inner.get(key).await
+impl StoreLayer for Dying {
+    fn inner(&self) -> &dyn Store {
+        &*self.inner
     }
-    async fn range(&self, range: &Range) -> Result<Page, StoreError> {
-        self.inner.range(range).await
-    }
+
     async fn commit(&self, txn: Txn) -> Result<Commit, StoreError> {
         if self.left.fetch_update(Ordering::SeqCst, Ordering::SeqCst, |left| left.checked_sub(1)).is_err() {
             return Err(StoreError::Unavailable("gone".to_owned()));
         }
         let done = self.inner.commit(txn).await;
         if self.loses_answers { Err(StoreError::Unknown("lost".to_owned())) } else { done }
-    }
-    async fn watch(&self, prefix: &Key, after: Revision) -> Result<Box<dyn Watch>, StoreError> {
-        self.inner.watch(prefix, after).await
-    }
-    async fn announce(&self, key: Key, value: Bytes, ttl: Duration) -> Result<Box<dyn Presence>, StoreError> {
-        self.inner.announce(key, value, ttl).await
-    }
-    async fn usage(&self) -> Result<Usage, StoreError> {
-        self.inner.usage().await
-    }
-    async fn compact(&self, until: Revision) -> Result<(), StoreError> {
-        self.inner.compact(until).await
-    }
-    async fn reclaim(&self) -> Result<(), StoreError> {
-        self.inner.reclaim().await
     }
 }
 

@@ -2,7 +2,6 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::time::Duration;
 
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -10,7 +9,8 @@ use octavius_core::Digest;
 use tokio::sync::watch;
 
 use super::{PATIENCE, done, key, names};
-use crate::api::{Commit, Entry, Key, Page, Presence, Range, Revision, Store, StoreError, Txn, Usage, Watch};
+use crate::StoreLayer;
+use crate::api::{Commit, Store, StoreError, Txn};
 use crate::blob;
 use crate::key as keys;
 
@@ -103,13 +103,9 @@ struct OneFails {
 }
 
 #[async_trait]
-impl Store for OneFails {
-    async fn get(&self, key: &Key) -> Result<Option<Entry>, StoreError> {
-        self.inner.get(key).await
-    }
-
-    async fn range(&self, range: &Range) -> Result<Page, StoreError> {
-        self.inner.range(range).await
+impl StoreLayer for OneFails {
+    fn inner(&self) -> &dyn Store {
+        &*self.inner
     }
 
     async fn commit(&self, txn: Txn) -> Result<Commit, StoreError> {
@@ -124,25 +120,5 @@ impl Store for OneFails {
         let answer = self.inner.commit(txn).await;
         self.under_way.send_modify(|count| *count -= 1);
         answer
-    }
-
-    async fn watch(&self, prefix: &Key, after: Revision) -> Result<Box<dyn Watch>, StoreError> {
-        self.inner.watch(prefix, after).await
-    }
-
-    async fn announce(&self, key: Key, value: Bytes, ttl: Duration) -> Result<Box<dyn Presence>, StoreError> {
-        self.inner.announce(key, value, ttl).await
-    }
-
-    async fn usage(&self) -> Result<Usage, StoreError> {
-        self.inner.usage().await
-    }
-
-    async fn compact(&self, until: Revision) -> Result<(), StoreError> {
-        self.inner.compact(until).await
-    }
-
-    async fn reclaim(&self) -> Result<(), StoreError> {
-        self.inner.reclaim().await
     }
 }

@@ -1,15 +1,17 @@
 //! Whether the cluster lets the executor do what it needs to: asked of the cluster itself, without touching anything.
 
 use k8s_openapi::api::authorization::v1::{ResourceAttributes, SelfSubjectAccessReview, SelfSubjectAccessReviewSpec};
+use k8s_openapi::api::core::v1::Secret;
 use kube::Api;
 use kube::api::PostParams;
 use octavius_core::ExecutorId;
 use serde::Serialize;
 
-use super::api;
+use super::api::{self, Trouble};
 use super::manifest::Maker;
 use super::options::KubernetesOptions;
-use crate::ExecutorError;
+use crate::offers::{FoundOffer, Offered, named};
+use crate::{ExecutorError, SecretOffers};
 
 /// Something that the executor does in the cluster, and whether it may.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -54,7 +56,8 @@ const NEEDS: [(&str, &str, &str, &str, bool); 11] = [
 pub async fn check_kubernetes(id: &ExecutorId, options: &KubernetesOptions) -> Result<Vec<KubernetesPermission>, ExecutorError> {
     let failed = |why: String| ExecutorError::Kubernetes { why };
     let (connections, namespace) = api::connect(options).await.map_err(failed)?;
-    let maker = Maker::new(id.clone(), namespace, options.clone(), std::time::Duration::ZERO).map_err(failed)?;
+    let offered = Offered { executor: id.clone(), offers: SecretOffers::default(), own_folder: "/".into() };
+    let maker = Maker::new(offered, namespace, options.clone(), std::time::Duration::ZERO).map_err(failed)?;
     let reviews: Api<SelfSubjectAccessReview> = Api::all(connections.calls());
     let mut permissions = Vec::new();
     for namespace in maker.namespaces() {
@@ -87,4 +90,49 @@ pub async fn check_kubernetes(id: &ExecutorId, options: &KubernetesOptions) -> R
         }
     }
     Ok(permissions)
+}
+
+/// Looks for the Secrets that are offered by their whole names, in every namespace that the options name, as the runner would for a job.
+///
+/// # Errors
+/// Where the options are not usable, or the cluster does not answer.
+pub async fn check_kubernetes_offers(
+    id: &ExecutorId,
+    options: &KubernetesOptions,
+    offers: &SecretOffers,
+) -> Result<Vec<FoundOffer>, ExecutorError> {
+    let failed = |why: String| ExecutorError::Kubernetes { why };
+    let (connections, namespace) = api::connect(options).await.map_err(failed)?;
+    let offered = Offered { executor: id.clone(), offers: offers.clone(), own_folder: "/".into() };
+    let maker = Maker::new(offered, namespace, options.clone(), std::time::Duration::ZERO).map_err(failed)?;
+    let own = Some(&options.secret).filter(|secret| !secret.is_empty());
+    let mut found = Vec::new();
+    for offer in own.into_iter().chain(&offers.kubernetes) {
+        let (of, name) = offer.split_once('/').map_or((None, offer.as_str()), |(namespace, name)| (Some(namespace), name));
+        if offer.contains('*') {
+            let detail = "found when a job names one".to_owned();
+            found.push(FoundOffer { kind: "kubernetes", offer: offer.clone(), found: None, detail });
+            continue;
+        }
+        let namespaces: Vec<String> =
+            maker.namespaces().into_iter().filter(|namespace| of.is_none_or(|of| of == namespace)).collect();
+        if namespaces.is_empty() {
+            let detail = "the executor runs jobs in no such namespace: see `namespaces`".to_owned();
+            found.push(FoundOffer { kind: "kubernetes", offer: offer.clone(), found: Some(false), detail });
+        }
+        for namespace in namespaces {
+            let api: Api<Secret> = Api::namespaced(connections.calls(), &namespace);
+            let (there, detail) = match api::once(api.get(name)).await {
+                Ok(secret) => (Some(true), format!("keys {}", named(secret.data.unwrap_or_default().into_keys().collect()))),
+                Err(Trouble::Refused(status)) if status.code == 403 => (
+                    None,
+                    "not for the executor to read: a missing one is told late, and its values are not masked in logs".to_owned(),
+                ),
+                Err(Trouble::Refused(status)) if status.code == 404 => (Some(false), "there is none".to_owned()),
+                Err(trouble) => return Err(failed(trouble.to_string())),
+            };
+            found.push(FoundOffer { kind: "kubernetes", offer: format!("{namespace}/{name}"), found: there, detail });
+        }
+    }
+    Ok(found)
 }

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use futures::AsyncReadExt as _;
+use futures::{AsyncBufReadExt as _, AsyncReadExt as _};
 use k8s_openapi::api::core::v1::Pod;
 use k8s_openapi::jiff::Timestamp;
 use kube::api::LogParams;
@@ -21,6 +21,7 @@ use super::manifest::CONTAINER;
 use super::seen::PodSeen;
 use super::sight::Seen;
 use crate::link::Backoff;
+use crate::runner::output::Output;
 
 /// Largest piece that is read at once.
 const PIECE: usize = 64 * 1024;
@@ -43,6 +44,7 @@ pub(super) struct Follower {
     pub(super) client: Client,
     pub(super) namespace: String,
     pub(super) folder: PathBuf,
+    pub(super) output: Arc<Output>,
     pub(super) seen: watch::Receiver<Seen>,
     pub(super) timing: Timing,
     /// How long a log is waited for that the cluster refuses to give.
@@ -63,6 +65,11 @@ impl Follower {
     /// Follows the log until all of it is in the output file.
     pub(super) async fn follow(mut self) -> LogEnd {
         let first = self.wait_for_begin().await?;
+        // On the heap, so that what waits for a pod to begin is small.
+        Box::pin(self.follow_begun(first)).await
+    }
+
+    async fn follow_begun(mut self, first: PodSeen) -> LogEnd {
         let spool = loop {
             let folder = self.folder.clone();
             match spawn_blocking(move || Spool::open(&folder)).await.map_err(io::Error::other).and_then(|opened| opened) {
@@ -153,14 +160,16 @@ impl Follower {
             return Ok(Ended::Broke(format!("the output file: {error}")));
         }
         loop {
-            let mut piece = vec![0; PIECE];
-            let count = match self.within(silence, stream.read(&mut piece)).await {
-                Ok(Ok(0)) => return Ok(if guard(spool).end() == Err(Missed) { Ended::Missed } else { Ended::Cleanly }),
-                Ok(Ok(count)) => count,
+            // Where the executor's spool is full, nothing is read: the kubelet keeps it, and a mark says what was rotated away meanwhile.
+            let room = self.output.room().await;
+            // A job that prints nothing for hours has no buffer meanwhile.
+            let piece = match self.within(silence, stream.fill_buf()).await {
+                Ok(Ok([])) => return Ok(if guard(spool).end() == Err(Missed) { Ended::Missed } else { Ended::Cleanly }),
+                Ok(Ok(came)) => came[..came.len().min(PIECE).min(room)].to_vec(),
                 Ok(Err(error)) => return Ok(Ended::Broke(error.to_string())),
                 Err(why) => return Ok(Ended::Broke(why)),
             };
-            piece.truncate(count);
+            stream.consume_unpin(piece.len());
             let now = Timestamp::now();
             let spool = Arc::clone(spool);
             let taken = spawn_blocking(move || guard(&spool).take(&piece, now)).await.map_err(io::Error::other);

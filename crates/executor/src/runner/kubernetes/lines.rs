@@ -18,6 +18,8 @@ use k8s_openapi::jiff::{SignedDuration, Timestamp};
 use memchr::memchr;
 use serde::{Deserialize, Serialize};
 
+use crate::times::Notes;
+
 /// Longest timestamp, with the space after it: `2006-01-02T15:04:05.000000000+07:00 `.
 const PREFIX: usize = 36;
 /// Two lines of one container may be in the file in another order than their timestamps, but not by so much: one of its two outputs was
@@ -84,6 +86,7 @@ pub(super) struct Spool {
     position_file: File,
     length: u64,
     position: Option<Position>,
+    notes: Notes,
     join: Join,
     /// The beginning of a line, as long as it may be a timestamp.
     prefix: Vec<u8>,
@@ -114,6 +117,7 @@ impl Spool {
             position_file,
             length,
             position: position.filter(|position| position.offset <= length),
+            notes: Notes::go_on(folder),
             join: Join::Take,
             prefix: Vec::new(),
             in_line: false,
@@ -124,6 +128,7 @@ impl Spool {
         // A machine that lost its power may have kept the end of the one file and not of the other: then all is read again.
         if spool.position.is_none() && length > 0 {
             spool.output.set_len(0)?;
+            spool.notes.clear();
             spool.length = 0;
         }
         Ok(spool)
@@ -249,7 +254,11 @@ impl Spool {
         }
         let offset = match self.join {
             Join::Skip(left) => self.length - left,
-            _ => self.length + fresh.len() as u64,
+            _ => {
+                let offset = self.length + fresh.len() as u64;
+                self.notes.note(offset, stamp.as_millisecond());
+                offset
+            }
         };
         let late = now.duration_since(stamp);
         let least = last.map_or(late, |last| last.least.min(late));
@@ -341,6 +350,23 @@ mod tests {
             prop_assert_eq!(output(folder.path()), TEXT);
             prop_assert_eq!(spool.length(), TEXT.len() as u64);
         }
+    }
+
+    #[test]
+    fn each_line_keeps_the_time_at_which_the_runtime_read_it() {
+        let folder = tempfile::tempdir().unwrap();
+        let mut spool = Spool::open(folder.path()).unwrap();
+        spool.begin(Joint::Place).unwrap();
+        let whole = stamped(&[(1000, "one\n"), (2000, "two\n"), (2001, "at once\n"), (9000, "nine\n")]);
+        assert_eq!(feed(&mut spool, &whole[..60], 9), Err(Missed).or(Ok(())));
+        let mut spool = Spool::open(folder.path()).unwrap();
+        spool.begin(Joint::Place).unwrap();
+        assert_eq!(feed(&mut spool, &whole, 9), Ok(()));
+        let file = File::open(folder.path().join("output")).unwrap();
+        let times = crate::times::Noted::default().between(folder.path(), &file, 0, spool.length());
+        let begun: Timestamp = "2026-11-22T23:00:00Z".parse().unwrap();
+        let marks: Vec<_> = times.marks().iter().map(|mark| (mark.at, mark.unix_ms - begun.as_millisecond())).collect();
+        assert_eq!(marks, [(0, 1000), (4, 2000), (16, 9000)]);
     }
 
     #[test]

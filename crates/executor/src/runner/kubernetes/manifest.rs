@@ -8,6 +8,7 @@
 //! | annotation `octavius/nonce` | the claim's random number, so that an executor that lost its disk can go on |
 //! | annotation `octavius/definition`, `octavius/author` | what runs: the digest of the job's definition, and its author |
 //! | annotation `octavius/catalog`, `octavius/revision`, `octavius/commit`, `octavius/repository`, `octavius/file` | where that definition comes from; each absent where it is not known |
+//! | annotation `octavius/trace-id` | the trace that it is part of, where somebody traces |
 //! | annotation `octavius/masked` | variables that must not be seen in the log |
 //! | annotation `octavius/let-be` | that no executor is to touch it, and why |
 
@@ -23,9 +24,11 @@ use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use octavius_core::definition::{KubernetesSecret, Secret, SecretSource};
 use octavius_core::execution::{Ending, Reason, State};
-use octavius_core::{ExecutorId, label};
+use octavius_core::{ExecutorId, TraceContext, label};
 
 use super::options::{JobSetting, KubernetesOptions};
+use crate::offers::Offered;
+use crate::runner::environment::{TRACEPARENT, TRACESTATE, trace_in, traced};
 use crate::runner::{Held, Launch, Origin};
 
 pub(super) const ID: &str = "octavius/id";
@@ -43,6 +46,7 @@ const REVISION: &str = "octavius/revision";
 const COMMIT: &str = "octavius/commit";
 const REPOSITORY: &str = "octavius/repository";
 const FILE: &str = "octavius/file";
+const TRACE_ID: &str = "octavius/trace-id";
 /// The first Octavius' label.
 const SEED_JOB: &str = "app.kubernetes.io/job";
 
@@ -64,9 +68,20 @@ pub(super) fn selector_of(held: Held) -> String {
     format!("{ID}={},{ATTEMPT}={}", held.id, held.fence.attempt)
 }
 
+/// The span that a Job was given as the parent of its own.
+pub(super) fn trace_of(container: &Container) -> Option<TraceContext> {
+    let value = |name: &str| {
+        let variable = container.env.iter().flatten().find(|variable| variable.name == name);
+        variable.and_then(|variable| variable.value.as_ref()).map(|value| value.replace("$$", "$"))
+    };
+    let (parent, state) = (value(TRACEPARENT), value(TRACESTATE));
+    trace_in(|name| if name == TRACEPARENT { parent.as_deref() } else { state.as_deref() })
+}
+
 /// What a runner makes Jobs with.
 pub(super) struct Maker {
-    pub(super) executor: ExecutorId,
+    /// What jobs may be given.
+    pub(super) offered: Offered,
     /// Where Jobs go that name no namespace.
     pub(super) namespace: String,
     pub(super) options: KubernetesOptions,
@@ -133,7 +148,7 @@ fn cut(text: &str, longest: usize) -> &str {
 impl Maker {
     /// Checks the pod template, once for all jobs.
     pub(super) fn new(
-        executor: ExecutorId,
+        offered: Offered,
         namespace: String,
         options: KubernetesOptions,
         kill_grace: Duration,
@@ -150,7 +165,12 @@ impl Maker {
                  use an init container with `restartPolicy: Always`"
             ));
         }
-        Ok(Self { executor, namespace, options, template, kill_grace })
+        Ok(Self { offered, namespace, options, template, kill_grace })
+    }
+
+    /// Whose Jobs these are.
+    pub(super) fn executor(&self) -> &ExecutorId {
+        &self.offered.executor
     }
 
     /// Every namespace that a job may be in.
@@ -162,7 +182,7 @@ impl Maker {
 
     /// Selects what is this executor's.
     pub(super) fn selector(&self) -> String {
-        format!("{EXECUTOR}={}", self.executor)
+        format!("{EXECUTOR}={}", self.executor())
     }
 
     /// Makes the Job, suspended. The error is the attempt's ending.
@@ -170,16 +190,11 @@ impl Maker {
         let job = &launch.job;
         let namespace = self.namespace_of(&job.namespace)?;
         let service_account = self.service_account_of(&job.service_account)?;
-        for (setting, asked, field) in [
-            (JobSetting::Resources, job.resources != octavius_core::definition::Resources::default(), "resources"),
-            (JobSetting::Annotations, !job.annotations.is_empty(), "annotations"),
-        ] {
-            if asked && !self.options.job_may_set.contains(&setting) {
-                let message = format!("executor `{}` lets no job set `{field}`: take it out of the job", self.executor);
-                return Err(refusal(Reason::FORBIDDEN, message));
-            }
+        if job.resources != octavius_core::definition::Resources::default() && !self.lets(JobSetting::Resources) {
+            return Err(self.may_not_set("`resources`: take it out of the job"));
         }
-        let secrets = job.env_vars.secrets.iter().map(|secret| Ok((secret.name.clone(), self.source(secret)?)));
+        self.allow_annotations(&job.annotations)?;
+        let secrets = job.env_vars.secrets.iter().map(|secret| Ok((secret.name.clone(), self.source(secret, &namespace)?)));
         let secrets = secrets.collect::<Result<Vec<_>, Ending>>()?;
         let mut masked = BTreeMap::new();
         for (name, value) in &launch.arguments {
@@ -207,6 +222,32 @@ impl Maker {
         Ok(Made { namespace, job, timeout, masked, secrets })
     }
 
+    fn lets(&self, setting: JobSetting) -> bool {
+        self.options.job_may_set.contains(&setting)
+    }
+
+    fn may_not_set(&self, what: &str) -> Ending {
+        refusal(Reason::FORBIDDEN, format!("executor `{}` lets no job set {what}", self.executor()))
+    }
+
+    /// Those with a prefix, like `vault.hashicorp.com/agent-inject`, are orders to what else runs in the cluster: they are a way to secrets
+    /// that this executor does not offer.
+    fn allow_annotations(&self, annotations: &BTreeMap<String, String>) -> Result<(), Ending> {
+        if annotations.is_empty() || self.lets(JobSetting::Annotations) {
+            return Ok(());
+        }
+        if !self.lets(JobSetting::PlainAnnotations) {
+            return Err(self.may_not_set("`annotations`: take it out of the job"));
+        }
+        match annotations.keys().find(|key| key.contains('/') && !key.starts_with("octavius/")) {
+            None => Ok(()),
+            Some(key) => Err(self.may_not_set(&format!(
+                "the annotation `{key}`, on which something else in the cluster may act: take it out of the job, or add `annotations` to \
+                 the executor's `job_may_set`"
+            ))),
+        }
+    }
+
     fn namespace_of(&self, asked: &str) -> Result<String, Ending> {
         if asked.is_empty() || asked == self.namespace {
             return Ok(self.namespace.clone());
@@ -217,7 +258,7 @@ impl Maker {
         let allowed = self.namespaces().join(", ");
         let message = format!(
             "namespace `{asked}` is not one that executor `{}` may use ({allowed}): change the job's `namespace`, or add it to the executor's `namespaces`",
-            self.executor
+            self.executor()
         );
         Err(refusal(Reason::FORBIDDEN, message))
     }
@@ -232,16 +273,24 @@ impl Maker {
         }
         let message = format!(
             "service account `{asked}` is not one that executor `{}` may use: change the job's `service_account`, or add it to the executor's `service_accounts`",
-            self.executor
+            self.executor()
         );
         Err(refusal(Reason::FORBIDDEN, message))
     }
 
-    /// Where in the cluster a secret is.
-    fn source(&self, secret: &Secret) -> Result<KubernetesSecret, Ending> {
+    /// Where in the cluster a secret is, if it is offered there.
+    fn source(&self, secret: &Secret, namespace: &str) -> Result<KubernetesSecret, Ending> {
         let name = &secret.name;
         match &secret.from {
-            Some(SecretSource::Kubernetes(source)) => Ok(source.clone()),
+            Some(source @ SecretSource::Kubernetes(from)) => {
+                // What the executor's owner names for secrets without a `from` is for jobs.
+                let own = !self.options.secret.is_empty() && from.secret == self.options.secret;
+                if own || self.offered.offers.has_kubernetes(namespace, &from.secret) {
+                    Ok(from.clone())
+                } else {
+                    Err(self.offered.refusal(secret, source, namespace))
+                }
+            }
             None if !self.options.secret.is_empty() => {
                 Ok(KubernetesSecret { secret: self.options.secret.clone(), key: name.clone() })
             }
@@ -274,16 +323,21 @@ impl Maker {
         annotations.extend(job.annotations.clone());
         annotations.retain(|key, _| !key.starts_with("octavius/"));
         let mut labels: BTreeMap<String, String> = job.labels.clone().into_iter().collect();
-        labels.retain(|key, _| !key.starts_with("octavius/"));
+        // With a prefix they are orders to others too, see `allow_annotations`. Jobs have labels to be found by: that needs none on the pod.
+        let any = self.lets(JobSetting::Annotations);
+        labels.retain(|key, _| !key.contains('/') || (any && !key.starts_with("octavius/")));
         annotations.insert(NONCE.to_owned(), held.fence.nonce.to_string());
         annotations.insert(DEFINITION.to_owned(), job.digest().to_string());
         let hidden: Vec<&str> = masked.keys().chain(secrets.iter().map(|(name, _)| name)).map(String::as_str).collect();
         if !hidden.is_empty() {
             annotations.insert(MASKED.to_owned(), hidden.join(","));
         }
+        if let Some(trace) = &launch.trace {
+            annotations.insert(TRACE_ID.to_owned(), trace.trace_id_text());
+        }
         labels.insert(ID.to_owned(), held.id.to_string());
         labels.insert(ATTEMPT.to_owned(), held.fence.attempt.to_string());
-        labels.insert(EXECUTOR.to_owned(), self.executor.to_string());
+        labels.insert(EXECUTOR.to_owned(), self.executor().to_string());
         let mut metadata = ObjectMeta {
             name: Some(name(held)),
             namespace: Some(namespace.to_owned()),
@@ -352,6 +406,10 @@ impl Maker {
             ("OCTAVIUS_JOB", job.name.to_string()),
             ("OCTAVIUS_USER", launch.user.clone()),
         ];
+        // Where the job has a variable of that name, it is not told of the trace.
+        let named = |name: &str| launch.arguments.contains_key(name) || secrets.iter().any(|(secret, _)| secret == name);
+        let traced = traced(launch.trace.as_ref()).filter(|(name, _)| !named(name));
+        let own: Vec<_> = own.into_iter().chain(traced).collect();
         let own = own.iter().map(|(name, value)| (*name, value.as_str()));
         let given = launch.arguments.iter().map(|(name, value)| (name.as_str(), value.as_str()));
         let plain =
@@ -394,159 +452,4 @@ impl Maker {
 }
 
 #[cfg(test)]
-mod tests {
-    use octavius_core::ExecutionId;
-    use octavius_core::execution::Fence;
-    use serde_json::json;
-
-    use super::*;
-
-    fn maker(options: serde_json::Value) -> Maker {
-        let options = serde_json::from_value(options).unwrap();
-        Maker::new(ExecutorId::new("e1").unwrap(), "jobs".to_owned(), options, Duration::from_secs(10)).unwrap()
-    }
-
-    fn launch(job: serde_json::Value, arguments: &[(&str, &str)]) -> Launch {
-        Launch {
-            held: Held { id: ExecutionId::from_bits(7), fence: Fence { attempt: 2, nonce: 9 } },
-            job: serde_json::from_value(job).unwrap(),
-            arguments: arguments.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())).collect(),
-            timeout: Duration::from_millis(1500),
-            user: "ann@example.com".to_owned(),
-            origin: Origin::default(),
-        }
-    }
-
-    #[test]
-    fn a_job_is_suspended_named_labelled_and_restricted() {
-        let launch = launch(
-            json!({"name": "Refund.Order", "image_name": "x:1", "command": ["sh", "-c", "echo $(who) $$"], "author": "the payments team",
-                "resources": {"limits": {"memory": "64Mi"}}, "annotations": {"team": "pay", "octavius/nonce": "1"},
-                "env_vars": {"args": [{"name": "who"}, {"name": "pin", "sensitive": true}],
-                    "secrets": [{"name": "KEY", "from": {"kubernetes": {"secret": "s", "key": "k"}}}]}}),
-            &[("who", "$(PATH)"), ("pin", "1234")],
-        );
-        let made = maker(json!({"annotations": {"all": "yes"}})).make(&launch).unwrap();
-        let job = serde_json::to_value(&made.job).unwrap();
-        let held = "00000000000000000000000007-2";
-        let metadata = &job["metadata"];
-        assert_eq!(
-            (metadata["name"].as_str(), metadata["namespace"].as_str()),
-            (Some(&*format!("octavius-{held}")), Some("jobs"))
-        );
-        assert_eq!(
-            metadata["labels"],
-            json!({"octavius/id": "00000000000000000000000007", "octavius/attempt": "2", "octavius/executor": "e1",
-                "octavius/job": "Refund.Order", "app.kubernetes.io/job": "Refund.Order"})
-        );
-        assert_eq!(
-            metadata["annotations"],
-            json!({"octavius/nonce": "9", "octavius/definition": launch.job.digest().to_string(), "octavius/masked": "pin,KEY",
-                "octavius/user": "ann@example.com", "octavius/author": "the payments team", "team": "pay", "all": "yes"})
-        );
-        let spec = &job["spec"];
-        assert_eq!((&spec["suspend"], &spec["backoffLimit"]), (&json!(true), &json!(0)));
-        let pod = &spec["template"]["spec"];
-        assert_eq!(pod["restartPolicy"], "Never");
-        assert_eq!((&pod["activeDeadlineSeconds"], &pod["terminationGracePeriodSeconds"]), (&json!(2), &json!(10)));
-        assert_eq!(pod["automountServiceAccountToken"], false);
-        let container = &pod["containers"][0];
-        assert_eq!(container["command"], json!(["sh", "-c", "echo $$(who) $$$$"]));
-        assert_eq!(container["resources"]["limits"]["memory"], "64Mi");
-        assert_eq!(
-            container["securityContext"],
-            json!({"allowPrivilegeEscalation": false, "capabilities": {"drop": ["ALL"]}, "seccompProfile": {"type": "RuntimeDefault"}})
-        );
-        let variable = |name: &str| container["env"].as_array().unwrap().iter().find(|v| v["name"] == name).unwrap().clone();
-        assert_eq!(variable("who")["value"], "$$(PATH)");
-        assert_eq!(variable("OCTAVIUS_ATTEMPT")["value"], "2");
-        assert_eq!(variable("KEY")["valueFrom"]["secretKeyRef"], json!({"name": "s", "key": "k"}));
-        assert_eq!((made.masked.len(), &made.masked["pin"]), (1, &"1234".to_owned()));
-    }
-
-    #[test]
-    fn where_a_job_comes_from_is_told_as_far_as_it_is_known_and_there_is_room() {
-        let told = |origin: Origin, annotations: serde_json::Value| {
-            let job = json!({"name": "j", "image_name": "x:1", "annotations": annotations});
-            let made = maker(json!({})).make(&Launch { origin, ..launch(job, &[]) }).unwrap();
-            let spec = made.job.spec.unwrap();
-            let on_both = [made.job.metadata.annotations.unwrap(), spec.template.metadata.unwrap().annotations.unwrap()];
-            assert_eq!(on_both[0], on_both[1]);
-            let [on_job, _] = on_both;
-            let keys = [CATALOG, REVISION, COMMIT, REPOSITORY, FILE];
-            on_job.into_iter().filter(|(key, _)| keys.contains(&key.as_str())).collect::<BTreeMap<_, _>>()
-        };
-        assert_eq!(told(Origin::default(), json!({"octavius/commit": "forged"})), BTreeMap::new());
-        let whole = Origin {
-            catalog: "team".to_owned(),
-            revision: 7,
-            commit: "c0ffee".to_owned(),
-            repository: "https://example.com/team/jobs".to_owned(),
-            file: "catalog/pay/refund.yaml".to_owned(),
-            line: 3,
-        };
-        let expected = [
-            (CATALOG, "team"),
-            (REVISION, "7"),
-            (COMMIT, "c0ffee"),
-            (REPOSITORY, "https://example.com/team/jobs"),
-            (FILE, "catalog/pay/refund.yaml:3"),
-        ];
-        let expected: BTreeMap<_, _> = expected.into_iter().map(|(key, value)| (key.to_owned(), value.to_owned())).collect();
-        assert_eq!(told(whole.clone(), json!({})), expected);
-        let long = told(Origin { file: "é".repeat(5000), ..whole.clone() }, json!({}));
-        assert!(long[FILE].len() <= LONGEST_TOLD && long[FILE].ends_with("é:3"), "{}", long[FILE].len());
-        let full = told(whole, json!({"mine": "x".repeat(ROOM - 150)}));
-        assert!(!full.contains_key(FILE), "{full:?}");
-    }
-
-    #[test]
-    fn the_template_is_the_base_and_octavius_has_the_last_word_on_what_it_needs() {
-        let maker = maker(json!({"run_as_non_root": true, "service_account": "runner", "longest_run": "1s", "pod_template": {
-            "metadata": {"labels": {"team": "x", "octavius/executor": "other"}},
-            "spec": {"restartPolicy": "Always", "nodeSelector": {"disk": "fast"}, "imagePullSecrets": [{"name": "pull"}],
-                "containers": [{"name": "job", "imagePullPolicy": "Always", "securityContext": {"readOnlyRootFilesystem": true},
-                    "env": [{"name": "HTTP_PROXY", "value": "p"}, {"name": "who", "value": "template"}]}]}}}));
-        let made = maker.make(&launch(json!({"name": "j", "image_name": "x:1"}), &[("who", "bob")])).unwrap();
-        let template = serde_json::to_value(made.job.spec.unwrap().template).unwrap();
-        assert_eq!(template["metadata"]["labels"]["octavius/executor"], "e1");
-        assert_eq!(template["metadata"]["labels"]["team"], "x");
-        let pod = &template["spec"];
-        assert_eq!((&pod["restartPolicy"], &pod["nodeSelector"]["disk"]), (&json!("Never"), &json!("fast")));
-        assert_eq!((&pod["serviceAccountName"], &pod["automountServiceAccountToken"]), (&json!("runner"), &json!(null)));
-        assert_eq!(pod["activeDeadlineSeconds"], 1);
-        let container = &pod["containers"][0];
-        let context = &container["securityContext"];
-        assert_eq!((&context["readOnlyRootFilesystem"], &context["runAsNonRoot"]), (&json!(true), &json!(true)));
-        let names: Vec<_> = container["env"].as_array().unwrap().iter().map(|v| v["name"].as_str().unwrap()).collect();
-        assert_eq!(names.iter().filter(|name| **name == "who").count(), 1, "{names:?}");
-    }
-
-    #[test]
-    fn what_an_executor_does_not_allow_is_refused_and_says_what_to_do() {
-        let maker = maker(json!({"namespaces": ["other"], "service_accounts": ["robot"], "job_may_set": []}));
-        for (job, expected) in [
-            (json!({"namespace": "kube-system"}), "FORBIDDEN namespace `kube-system` is not one"),
-            (json!({"service_account": "admin"}), "FORBIDDEN service account `admin` is not one"),
-            (json!({"resources": {"limits": {"cpu": "1"}}}), "FORBIDDEN executor `e1` lets no job set `resources`"),
-            (json!({"annotations": {"a": "b"}}), "FORBIDDEN executor `e1` lets no job set `annotations`"),
-            (json!({"image_name": ""}), "REQUIREMENT_NOT_MET the job has no `image_name`"),
-            (json!({"env_vars": {"secrets": [{"name": "K"}]}}), "SECRET_MISSING secret `K` has no `from`"),
-            (
-                json!({"env_vars": {"secrets": [{"name": "K", "from": {"file": "/x"}}]}}),
-                "SECRET_MISSING secret `K` is kept on an executor",
-            ),
-        ] {
-            let mut whole = json!({"name": "j", "image_name": "x:1"});
-            whole.as_object_mut().unwrap().extend(job.as_object().unwrap().clone());
-            let ending = maker.make(&launch(whole, &[])).err().unwrap();
-            let told = format!("{} {}", ending.reason.unwrap(), ending.message);
-            assert!(told.starts_with(expected), "{told}");
-        }
-        let allowed = json!({"name": "j", "image_name": "x:1", "namespace": "other", "service_account": "robot"});
-        assert_eq!(maker.make(&launch(allowed, &[])).unwrap().namespace, "other");
-        let sidecar = serde_json::from_value(json!({"pod_template": {"spec": {"containers": [{"name": "side"}]}}})).unwrap();
-        let refused = Maker::new(ExecutorId::new("e1").unwrap(), "n".to_owned(), sidecar, Duration::ZERO).err().unwrap();
-        assert!(refused.contains("container `side`"), "{refused}");
-    }
-}
+mod tests;

@@ -31,11 +31,11 @@ use k8s_openapi::api::core::v1::{Pod, Secret};
 use kube::Api;
 use kube::api::{DeleteParams, ListParams, PostParams, Preconditions};
 use kube::core::NamespaceResourceScope;
+use octavius_core::Timing;
 use octavius_core::definition::KubernetesSecret;
 use octavius_core::execution::{Ending, Fence, Reason, State};
-use octavius_core::{ExecutorId, Timing};
 use octavius_failpoint::{EXECUTOR_JOB_CREATED, reach};
-use tokio::sync::watch;
+use tokio::sync::{Semaphore, watch};
 use tokio::task::{JoinSet, spawn_blocking};
 use tokio::time::Instant;
 
@@ -47,14 +47,19 @@ use self::run::KubernetesRun;
 use self::sight::{Key, Orphan, Sights, Watched};
 use super::process::private_folder;
 use super::recover::quarantine;
-use super::{Held, Launch, Recovered, Run, Runner, Stage, Unprepared, folder};
+use super::{Held, Launch, Orphans, Recovered, Run, Runner, Stage, Unprepared, folder};
+use crate::offers::Offered;
+use crate::spool::Spool;
 
-pub use self::check::{KubernetesPermission, check_kubernetes};
+pub use self::check::{KubernetesPermission, check_kubernetes, check_kubernetes_offers};
 pub use self::options::{JobSetting, KubernetesConnection, KubernetesOptions};
 
 /// How long an attempt waits for the API server before it is given back, so that another executor may have it: well within the time after
 /// which a claim without a start goes back by itself.
 const PREPARE_PATIENCE: Duration = Duration::from_secs(20);
+/// Attempts that are made ready at once. Those that wait their turn have their definitions and nothing else: a Job is many times as large as
+/// what is kept of it.
+const PREPARED_AT_ONCE: usize = 16;
 /// How long an executor that starts waits for the list of its Jobs, before it goes on with what its disk says.
 const RECOVER_PATIENCE: Duration = Duration::from_secs(30);
 /// Longest pause between looks for orphans.
@@ -68,8 +73,22 @@ pub(super) struct Shared {
     timing: Timing,
     runs: PathBuf,
     quarantine: PathBuf,
+    /// What the output of all runs is a part of.
+    spool: Spool,
     /// Since when this executor has had a session, where it has one.
     standing: watch::Receiver<Option<Instant>>,
+    /// Jobs that no attempt is for, for the session to tell of.
+    orphans: watch::Sender<Orphans>,
+    /// Held while an attempt is made ready.
+    preparing: Semaphore,
+}
+
+/// Where a runner keeps its things.
+pub(crate) struct Place<'p> {
+    /// A folder that is there, absolute, and this executor's alone.
+    pub(crate) data_dir: &'p Path,
+    /// What the output of all runs is a part of.
+    pub(crate) spool: Spool,
 }
 
 /// Runs jobs as Kubernetes Jobs.
@@ -191,7 +210,7 @@ impl Shared {
         let nonce = job.metadata.annotations.as_ref().and_then(|annotations| annotations.get(NONCE));
         is(ID, held.id.to_string())
             && is(ATTEMPT, held.fence.attempt.to_string())
-            && is(EXECUTOR, self.maker.executor.to_string())
+            && is(EXECUTOR, self.maker.executor().to_string())
             && nonce.is_none_or(|nonce| *nonce == held.fence.nonce.to_string())
             && job.metadata.deletion_timestamp.is_none()
     }
@@ -203,51 +222,75 @@ impl Shared {
         loop {
             tokio::time::sleep((delay / 4).min(LOOK_FOR_ORPHANS)).await;
             let Some(since) = *self.standing.borrow() else { continue };
-            for Orphan { key, uid, newly, due } in self.sights.orphans(since, delay) {
-                // What is let be has its folder, or had it.
-                let of = key.name.trim_start_matches("octavius-");
-                if self.runs.join(of).exists() || self.quarantine.join(of).exists() {
-                    continue;
-                }
-                if newly {
-                    tracing::warn!(
-                        namespace = key.namespace,
-                        job = key.name,
-                        "a Job of this executor that no execution is for: it is deleted later"
-                    );
-                }
-                if due {
-                    match self.delete(&key, &uid, DeleteParams::background(), Some(Duration::ZERO)).await {
-                        Ok(()) => {
-                            tracing::warn!(namespace = key.namespace, job = key.name, "deleted a Job that no execution is for");
-                        }
-                        Err(error) => {
-                            tracing::warn!(namespace = key.namespace, job = key.name, %error, "cannot delete a Job that no execution is for");
-                        }
+            let mut orphans = self.sights.orphans(since, delay);
+            // What is let be has its folder, or had it.
+            orphans.retain(|orphan| {
+                let of = orphan.key.name.trim_start_matches("octavius-");
+                !self.runs.join(of).exists() && !self.quarantine.join(of).exists()
+            });
+            for Orphan { key, .. } in orphans.iter().filter(|orphan| orphan.newly) {
+                tracing::warn!(
+                    namespace = key.namespace,
+                    job = key.name,
+                    "a Job of this executor that no execution is for: it is deleted later"
+                );
+            }
+            self.tell_orphans(&orphans);
+            let (due, mut left): (Vec<_>, Vec<_>) = orphans.into_iter().partition(|orphan| orphan.until <= Instant::now());
+            for orphan in due {
+                let Orphan { key, uid, .. } = &orphan;
+                match self.delete(key, uid, DeleteParams::background(), Some(Duration::ZERO)).await {
+                    Ok(()) => {
+                        tracing::warn!(namespace = key.namespace, job = key.name, "deleted a Job that no execution is for");
+                    }
+                    Err(error) => {
+                        tracing::warn!(namespace = key.namespace, job = key.name, %error, "cannot delete a Job that no execution is for");
+                        left.push(orphan);
                     }
                 }
             }
+            self.tell_orphans(&left);
         }
+    }
+
+    /// Has the session tell the controller of them.
+    fn tell_orphans(&self, orphans: &[Orphan]) {
+        let first = orphans.iter().take(octavius_core::limit::ORPHANS).map(|orphan| super::Orphan {
+            namespace: orphan.key.namespace.clone(),
+            name: orphan.key.name.clone(),
+            since: orphan.since,
+            until: orphan.until,
+        });
+        let now = Orphans { first: first.collect(), count: orphans.len() };
+        self.orphans.send_if_modified(|known| {
+            let changed = *known != now;
+            *known = now;
+            changed
+        });
     }
 }
 
 impl KubernetesRunner {
-    /// A runner that keeps its things in `data_dir`, which is there, absolute, and this executor's alone. The error says what of the
+    /// A runner that keeps its things in `place`. The error says what of the
     /// options is wrong; whether the cluster answers shows later.
     pub(crate) async fn open(
-        data_dir: &Path,
-        executor: ExecutorId,
+        place: Place<'_>,
+        offered: Offered,
         options: KubernetesOptions,
         timing: Timing,
         standing: watch::Receiver<Option<Instant>>,
+        orphans: watch::Sender<Orphans>,
     ) -> Result<Self, String> {
         let (connections, namespace) = api::connect(&options).await?;
-        let maker = Maker::new(executor, namespace, options, timing.kill_grace)?;
+        let maker = Maker::new(offered, namespace, options, timing.kill_grace)?;
+        let Place { data_dir, spool } = place;
         let (runs, quarantine) = (data_dir.join("runs"), data_dir.join("quarantine"));
         for folder in [&runs, &quarantine] {
             private_folder(folder).map_err(|error| format!("{}: {error}", folder.display()))?;
         }
-        let shared = Arc::new(Shared { connections, maker, sights: Sights::default(), timing, runs, quarantine, standing });
+        let (sights, preparing) = (Sights::default(), Semaphore::new(PREPARED_AT_ONCE));
+        let shared =
+            Arc::new(Shared { connections, maker, sights, timing, runs, quarantine, spool, standing, orphans, preparing });
         Ok(Self { shared, tasks: Mutex::default() })
     }
 
@@ -326,7 +369,8 @@ impl KubernetesRunner {
         // One that is gone by now is in no log that is still to be read.
         masked.extend(shared.secrets(&namespace, &secrets).await.unwrap_or_default());
         let uid = job.metadata.uid.clone().unwrap_or_default();
-        let record = Record::new(held, &namespace, &name, &uid, timeout, masked);
+        let trace = pod.containers.first().and_then(manifest::trace_of);
+        let record = Record::new(held, &namespace, &name, &uid, timeout, masked).in_trace(trace.clone());
         if let Err(error) = record.write(&shared.runs) {
             tracing::warn!(namespace, job = name, %error, "cannot write the run folder of a Job that was found");
             return None;
@@ -334,7 +378,7 @@ impl KubernetesRunner {
         tracing::info!(namespace, job = name, "going on with a Job that was found by its labels");
         let run = KubernetesRun::new(Arc::clone(shared), &record, None);
         let stage = if spec.suspend == Some(true) { Stage::Prepared } else { Stage::Started(Some(run.runs_as())) };
-        Some(Recovered { held, stage, run: Arc::new(run) })
+        Some(Recovered { held, stage, run: Arc::new(run), trace })
     }
 }
 
@@ -352,13 +396,18 @@ impl Runner for KubernetesRunner {
                 "this executor still has a run of the same attempt, of which the store did not know: see its quarantine";
             return Err(Ending::because(State::Failed, Reason::START_FAILED, message).into());
         }
+        let Ok(Ok(_turn)) = tokio::time::timeout(PREPARE_PATIENCE, shared.preparing.acquire()).await else {
+            return Err(Unprepared::NotNow("the API server is slow, and too many Jobs wait to be created".to_owned()));
+        };
         let made = shared.maker.make(&launch)?;
+        let trace = launch.trace.clone();
+        drop(launch);
         let mut masked = made.masked.clone();
         masked.extend(shared.secrets(&made.namespace, &made.secrets).await?);
         let uid = shared.create(held, &made).await?;
         reach(&EXECUTOR_JOB_CREATED);
         let name = manifest::name(held);
-        let record = Record::new(held, &made.namespace, &name, &uid, made.timeout, masked);
+        let record = Record::new(held, &made.namespace, &name, &uid, made.timeout, masked).in_trace(trace);
         let (writer, runs) = (Arc::new(record), shared.runs.clone());
         let record = Arc::clone(&writer);
         let written = spawn_blocking(move || writer.write(&runs)).await.map_err(io::Error::other).and_then(|written| written);
@@ -396,7 +445,7 @@ impl Runner for KubernetesRunner {
                 Ok(Some((record, ending))) => {
                     let run = KubernetesRun::new(Arc::clone(&self.shared), &record, ending);
                     let stage = Stage::Started(Some(run.runs_as()));
-                    found.push(Recovered { held: record.held(), stage, run: Arc::new(run) });
+                    found.push(Recovered { held: record.held(), stage, run: Arc::new(run), trace: record.trace });
                 }
                 // Nothing was told of it yet; its Job, if there is one, is found below.
                 Ok(None) => {

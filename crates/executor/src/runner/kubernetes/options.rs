@@ -55,7 +55,7 @@ impl Default for KubernetesOptions {
             service_account: String::new(),
             service_accounts: Vec::new(),
             annotations: BTreeMap::new(),
-            job_may_set: [JobSetting::Resources, JobSetting::Annotations].into(),
+            job_may_set: [JobSetting::Resources, JobSetting::PlainAnnotations].into(),
             secret: String::new(),
             pod_template: serde_json::Value::Null,
             run_as_non_root: false,
@@ -94,6 +94,9 @@ pub enum KubernetesConnection {
 pub enum JobSetting {
     /// `resources`: what is set aside for it and what it may not exceed.
     Resources,
-    /// `annotations`.
+    /// `annotations` without a prefix, like `team`: nothing in a cluster acts on them.
+    PlainAnnotations,
+    /// Any `annotations`, and labels with a prefix on the pod. What runs in a cluster acts on those with a prefix, and some of it hands out
+    /// secrets and roles, which then are not held to what the executor offers.
     Annotations,
 }

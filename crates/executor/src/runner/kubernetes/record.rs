@@ -5,7 +5,7 @@
 //! | `journal` | which attempt, and which Job by its UID; a second line, how it ended, before anything of it is deleted; mode 0600, since values that are masked in the log are in it |
 //! | `output` | the container's output as far as it was read |
 //! | `position` | where in the container's log that is |
-//! | `stop`, `let-be` | as for the process runner |
+//! | `times`, `sent`, `stop`, `let-be` | as for the process runner |
 //!
 //! The folder is made after the suspended Job. A Job without one is found by its labels, so that an executor whose disk went with its pod
 //! goes on as well.
@@ -17,8 +17,8 @@ use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use octavius_core::ExecutionId;
 use octavius_core::execution::{Ending, Fence};
+use octavius_core::{ExecutionId, TraceContext};
 use serde::{Deserialize, Serialize};
 
 use crate::journal::{JOURNAL, line};
@@ -43,6 +43,9 @@ pub(super) struct Record {
     timeout_ms: u64,
     /// Variables and their values that are masked in the log. Called as in the other journals, so that the quarantine takes it out.
     pub(super) env: BTreeMap<String, String>,
+    /// The span that the job was given as the parent of its own.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) trace: Option<TraceContext>,
 }
 
 impl Record {
@@ -65,7 +68,13 @@ impl Record {
             uid: uid.to_owned(),
             timeout_ms: u64::try_from(timeout.as_millis()).unwrap_or(u64::MAX),
             env,
+            trace: None,
         }
+    }
+
+    /// The same, of a job that was given this span as the parent of its own.
+    pub(super) fn in_trace(self, trace: Option<TraceContext>) -> Self {
+        Self { trace, ..self }
     }
 
     pub(super) fn held(&self) -> Held {

@@ -59,7 +59,7 @@ pub(super) struct KubernetesRun {
     stop: Mutex<Option<StopCause>>,
     ending: Mutex<Option<Ending>>,
     log: Mutex<Option<Log>>,
-    output: Output,
+    output: Arc<Output>,
 }
 
 /// A log that is being followed.
@@ -88,10 +88,12 @@ impl KubernetesRun {
     pub(super) fn new(shared: Arc<Shared>, record: &Record, ending: Option<Ending>) -> Self {
         let key = Key { namespace: record.namespace.clone(), name: record.name.clone() };
         let sight = shared.sights.look_at(key.clone());
+        let folder = record.folder(&shared.runs);
         Self {
             held: record.held(),
             uid: record.uid.clone(),
-            folder: record.folder(&shared.runs),
+            output: Arc::new(Output::new(&shared.spool, &folder, shared.spool.share())),
+            folder,
             timeout: record.timeout(),
             mask: Mask::new(record.env.values().cloned()),
             shared,
@@ -104,7 +106,6 @@ impl KubernetesRun {
             stop: Mutex::new(None),
             ending: Mutex::new(ending),
             log: Mutex::new(None),
-            output: Output::default(),
         }
     }
 
@@ -143,6 +144,7 @@ impl KubernetesRun {
             client: self.shared.connections.logs(),
             namespace: self.key.namespace.clone(),
             folder: self.folder.clone(),
+            output: Arc::clone(&self.output),
             seen: self.sight.seen(),
             timing: self.shared.timing,
             patience: self.shared.maker.options.log_patience.get(),
@@ -172,7 +174,7 @@ impl KubernetesRun {
     fn decide(&self, ending: &Ending) {
         *guard(&self.ending) = Some(ending.clone());
         if let Err(error) = note_ending(&self.folder, ending) {
-            tracing::warn!(id = %self.held.id, attempt = self.held.fence.attempt, %error, "cannot note how an attempt ended");
+            tracing::warn!(execution = %self.held.id, attempt = self.held.fence.attempt, %error, "cannot note how an attempt ended");
         }
     }
 
@@ -264,7 +266,7 @@ impl KubernetesRun {
                 Look::Over(ending) => return Ok((ending, seen)),
                 Look::NotStarted => return Err(Over::NotStarted("the Job was not resumed".to_owned())),
                 Look::GiveUp(ending) => {
-                    tracing::info!(job = self.key.name, message = ending.message, "given up");
+                    tracing::info!(job = self.key.name, why = ending.message, "given up");
                     self.decide(&ending);
                     continue;
                 }
@@ -366,7 +368,7 @@ impl Run for KubernetesRun {
         if asked.is_none_or(|asked| asked < cause) {
             *guard(&self.stop) = Some(cause);
             if let Err(error) = fs::write(self.folder.join(STOP), cause.as_str()) {
-                tracing::warn!(id = %self.held.id, attempt = self.held.fence.attempt, %error, "cannot note that the job is to stop");
+                tracing::warn!(execution = %self.held.id, attempt = self.held.fence.attempt, %error, "cannot note that the job is to stop");
             }
         }
         // The rest is done by whoever waits: the cluster may be long in answering.
@@ -376,8 +378,8 @@ impl Run for KubernetesRun {
         self.asked_to_stop()
     }
 
-    async fn read(&self, offset: u64, longest: usize) -> io::Result<Vec<u8>> {
-        self.output.read(&self.folder, offset, longest).await
+    fn output(&self) -> &Output {
+        &self.output
     }
 
     fn mask(&self) -> &Mask {
@@ -398,14 +400,14 @@ impl Run for KubernetesRun {
         let folder = self.folder.clone();
         let removed = spawn_blocking(move || folder::remove(&folder)).await;
         if let Err(error) = removed.unwrap_or_else(|error| Err(io::Error::other(error))) {
-            tracing::warn!(id = %self.held.id, attempt = self.held.fence.attempt, %error, "cannot remove a run folder");
+            tracing::warn!(execution = %self.held.id, attempt = self.held.fence.attempt, %error, "cannot remove a run folder");
         }
     }
 
     async fn let_be(&self, why: &str) {
         let Held { id, fence } = self.held;
         if let Err(error) = fs::write(self.folder.join(LET_BE), why) {
-            tracing::warn!(%id, attempt = fence.attempt, %error, "cannot note that an attempt is let be: the next executor finds it again");
+            tracing::warn!(execution = %id, attempt = fence.attempt, %error, "cannot note that an attempt is let be: the next executor finds it again");
         }
         // On the Job as well, for an executor that has lost its disk by then.
         let jobs = self.shared.jobs(&self.key.namespace);

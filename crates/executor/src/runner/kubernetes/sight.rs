@@ -153,18 +153,20 @@ impl Sights {
         let mut orphans = Vec::new();
         for (key, entry) in entries.iter_mut().filter(|(_, entry)| entry.lookers == 0) {
             let Presence::There(job) = entry.seen.borrow().job.clone() else { continue };
-            let alone = entry.alone_since.max(since).elapsed();
-            // Between a Job's creation and the first look at it there are moments.
-            if job.is_let_be || job.deleting || alone < delay / 10 {
+            let counted_from = entry.alone_since.max(since);
+            // Between a Job's creation and the first look at it there are moments. What was told of stays told of over a new session.
+            if job.is_let_be || job.deleting || (!entry.told && counted_from.elapsed() < delay / 10) {
                 continue;
             }
             orphans.push(Orphan {
                 key: key.clone(),
                 uid: job.uid,
                 newly: !std::mem::replace(&mut entry.told, true),
-                due: alone >= delay,
+                since: entry.alone_since,
+                until: counted_from + delay,
             });
         }
+        orphans.sort_unstable_by(|one, other| (one.since, &one.key.name).cmp(&(other.since, &other.key.name)));
         orphans
     }
 }
@@ -175,8 +177,10 @@ pub(super) struct Orphan {
     pub(super) uid: String,
     /// Whether it has not been told of before.
     pub(super) newly: bool,
-    /// Whether it has been alone for long enough to be deleted.
-    pub(super) due: bool,
+    /// Since when nobody has looked at it.
+    pub(super) since: Instant,
+    /// When it has been alone for long enough to be deleted.
+    pub(super) until: Instant,
 }
 
 /// What the watches are of: Jobs and pods.
@@ -437,11 +441,15 @@ mod tests {
         drop(sight);
         assert!(sights.orphans(begun, Duration::from_secs(600)).is_empty(), "it may be looked at in a moment");
         let orphans = sights.orphans(begun, Duration::ZERO);
+        let due = |orphan: &Orphan| orphan.until <= Instant::now();
         assert_eq!(
-            orphans.iter().map(|orphan| (orphan.uid.as_str(), orphan.newly, orphan.due)).collect::<Vec<_>>(),
+            orphans.iter().map(|orphan| (orphan.uid.as_str(), orphan.newly, due(orphan))).collect::<Vec<_>>(),
             [("u", true, true)]
         );
         assert!(!sights.orphans(begun, Duration::ZERO)[0].newly);
+        // With a new session the delay begins anew, and it is an orphan as before.
+        let anew = sights.orphans(Instant::now(), Duration::from_secs(600));
+        assert_eq!((anew.len(), due(&anew[0]), anew[0].since), (1, false, orphans[0].since));
         sights.show(&job, true);
         assert!(sights.entries().is_empty());
     }

@@ -103,6 +103,19 @@ fn secrets_reach_the_job_are_masked_in_its_log_and_named_where_they_are_missing(
         let told = site.ending(site.run(&from(source)));
         assert!(told.starts_with("FAILED SECRET_MISSING None secret `KEY`") && told.contains(expected), "{told}");
     }
+    // It is there, and this executor could read it.
+    let private = json!({"metadata": {"name": "private"}, "stringData": {"token": "swordfish"}});
+    cluster.post(&site.namespace.path("secrets"), &private).unwrap();
+    let told = site.ending(site.run(&from(json!({"kubernetes": {"secret": "private", "key": "token"}}))));
+    assert!(told.starts_with("FAILED SECRET_NOT_OFFERED None secret `KEY`: executor `e1` does not offer"), "{told}");
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    let id = octavius_core::ExecutorId::new("e1").unwrap();
+    let mut offers = site.offers();
+    offers.add("kubernetes:elsewhere/gateway").unwrap();
+    let found = runtime.block_on(octavius_executor::check_kubernetes_offers(&id, &site.options, &offers)).unwrap();
+    let found: Vec<_> = found.iter().map(|found| (found.found, found.detail.as_str())).collect();
+    let elsewhere = "the executor runs jobs in no such namespace: see `namespaces`";
+    assert_eq!(found, [(Some(true), "keys token"), (None, "found when a job names one"), (Some(false), elsewhere)]);
     site.nothing_left();
     daemon.stop();
 }

@@ -2,6 +2,7 @@
 
 use std::time::{Duration, Instant};
 
+use octavius_proto::timestamp;
 use octavius_proto::v1::StopCause;
 use octavius_tests::{Kubernetes, Mode};
 use serde_json::json;
@@ -133,8 +134,13 @@ fn an_end_that_was_missed_and_forgotten_by_the_cluster_is_found_by_listing_again
     assert_eq!(site.ending(ids[0]), "SUCCEEDED  Some(0) ");
     assert_eq!(site.controller.record(ids[0], 1).text(), "begun\nover\n");
     assert_eq!(site.ending(ids[1]), "FAILED EXIT_CODE Some(3) exit code 3");
-    let again = (calls("list", "jobs"), calls("list", "pods"));
-    assert!(again.0 > listed.0 && again.1 > listed.1, "{listed:?}, then {again:?}");
+    // Either watch may be the one that tells the ends; the other finds out a moment later.
+    octavius_tests::eventually("both are listed again", || {
+        let again = (calls("list", "jobs"), calls("list", "pods"));
+        anyhow::ensure!(again.0 > listed.0 && again.1 > listed.1, "{listed:?}, then {again:?}");
+        Ok(())
+    })
+    .unwrap();
     site.nothing_left();
     daemon.stop();
 }
@@ -161,5 +167,17 @@ fn a_job_that_nobody_knows_is_deleted_after_a_while_and_one_that_is_let_be_is_no
         Ok(())
     })
     .unwrap();
+    let told = octavius_tests::eventually("it is told that there is none any more", || {
+        let told = site.controller.world().orphans.clone();
+        anyhow::ensure!(told.last().is_some_and(|last| last.count == 0), "{told:?}");
+        Ok(told)
+    })
+    .unwrap();
+    let [orphan] = &told[0].orphans[..] else { panic!("{told:?}") };
+    assert_eq!((told[0].count, orphan.name.as_str(), orphan.namespace.as_str()), (1, "octavius-orphan", site.namespace.name()));
+    let at = |time: Option<_>| timestamp("at", &time.unwrap()).unwrap();
+    let delay = Duration::try_from(at(orphan.removed_at).duration_since(at(orphan.since))).unwrap();
+    assert!(delay >= Duration::from_secs(2) && delay < Duration::from_secs(30), "{delay:?}");
+    assert_eq!(told.len(), 2, "only changes are told: {told:?}");
     daemon.stop();
 }

@@ -10,7 +10,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use octavius_core::{ExecutionId, ExecutorId, HumanDuration, Timing};
-use octavius_executor::{ExecutorOptions, KubernetesConnection, KubernetesOptions, RunnerOptions};
+use octavius_executor::{ExecutorOptions, KubernetesConnection, KubernetesOptions, RunnerOptions, SecretOffers};
 use octavius_proto::client::Address;
 use octavius_proto::v1;
 use octavius_tests::{Kubernetes, Namespace, Proxy};
@@ -77,15 +77,23 @@ impl<'c> Site<'c> {
         entries.map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect()
     }
 
+    /// What its executor offers to jobs.
+    fn offers(&self) -> SecretOffers {
+        SecretOffers { kubernetes: vec!["gateway".to_owned(), format!("{}/n*", self.namespace.name())], ..Default::default() }
+    }
+
     fn start(&self) -> Daemon {
         Daemon::start(ExecutorOptions {
             id: ExecutorId::new("e1").unwrap(),
             controllers: vec![Address::parse(&self.controller.address.to_string()).unwrap()],
-            token: TOKEN.to_owned(),
+            credential: octavius_executor::Credential::given(TOKEN),
             labels: [("vpc".to_owned(), "a".to_owned())].into(),
             capacity: self.capacity,
             data_dir: self.data_dir(),
             runner: RunnerOptions::Kubernetes(Box::new(self.options.clone())),
+            secrets: self.offers(),
+            spool_limit: octavius_core::limit::SPOOL_BYTES,
+            log_rate: None,
             connect_timeout: Duration::from_secs(2),
             timing: Timing::faster(20),
         })

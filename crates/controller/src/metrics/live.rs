@@ -1,0 +1,140 @@
+//! What is looked up at each scrape: what waits and for what, who is there, how full the store is.
+
+use std::fmt;
+use std::sync::Arc;
+
+use octavius_core::wait::cause;
+use prometheus_client::collector::Collector;
+use prometheus_client::encoding::{DescriptorEncoder, EncodeMetric as _};
+use prometheus_client::metrics::MetricType;
+use prometheus_client::metrics::gauge::ConstGauge;
+
+use super::Label;
+use crate::archive::Archive;
+use crate::fleet::Fleet;
+use crate::room::Room;
+use crate::scheduler::Scheduler;
+use crate::waiting::ExecutorFacts;
+
+/// What is looked up.
+pub(super) struct Live {
+    pub(super) fleet: Arc<Fleet>,
+    pub(super) scheduler: Arc<Scheduler>,
+    pub(super) room: Arc<Room>,
+    pub(super) archive: Option<Archive>,
+}
+
+impl fmt::Debug for Live {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Live").finish_non_exhaustive()
+    }
+}
+
+impl Collector for Live {
+    fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> fmt::Result {
+        let executors = self.fleet.facts();
+        let waiting = self.scheduler.waiting_by_cause(&executors);
+        let waiting = WAITING.iter().map(|(code, label)| (*label, waiting.get(code).copied().unwrap_or_default()));
+        gauges(&mut encoder, "executions_waiting", "Executions that wait, by what holds them up first.", "cause", waiting)?;
+        let states = by_state(&executors, self.fleet.never_there());
+        gauges(&mut encoder, "executors", "Executors, by state.", "state", states)?;
+        gauges(&mut encoder, "slots", "Slots of the executors that are there.", "state", slots(&executors))?;
+        let held: usize = executors.iter().map(|executor| executor.taken).sum();
+        gauge(&mut encoder, "executions_held", "Executions that executors hold: claimed, starting or running.", held as u64)?;
+        if let Some(percent) = self.room.percent() {
+            gauge(&mut encoder, "store_fill_percent", "How full the store is, in percent of its quota.", percent)?;
+        }
+        if let Some(archive) = &self.archive {
+            let help = "Whether the archive of logs answered last: 1 or 0.";
+            gauge(&mut encoder, "archive_up", help, u64::from(!archive.is_down()))?;
+        }
+        Ok(())
+    }
+}
+
+/// What may hold up a line as a whole, and how the metric calls it.
+const WAITING: [(&str, &str); 8] = [
+    (cause::JOB_PAUSED, "job_paused"),
+    (cause::BACK_OFF, "back_off"),
+    (cause::CONCURRENCY_LIMIT, "concurrency_limit"),
+    (cause::NO_EXECUTOR, "no_executor"),
+    (cause::NO_MATCHING_EXECUTOR, "no_matching_executor"),
+    (cause::EXECUTOR_FULL, "executor_full"),
+    (cause::EXECUTOR_DRAINING, "executor_draining"),
+    (cause::AHEAD, "ahead"),
+];
+
+fn by_state(executors: &[ExecutorFacts], never_there: usize) -> [(&'static str, usize); 4] {
+    let count = |of: fn(&ExecutorFacts) -> bool| executors.iter().filter(|executor| of(executor)).count();
+    [
+        ("active", count(|executor| executor.present && executor.draining.is_none())),
+        ("draining", count(|executor| executor.present && executor.draining.is_some())),
+        ("expired", count(|executor| !executor.present)),
+        ("registered", never_there),
+    ]
+}
+
+fn slots(executors: &[ExecutorFacts]) -> [(&'static str, usize); 2] {
+    let there = executors.iter().filter(|executor| executor.present);
+    let (taken, free) = there.fold((0, 0), |(taken, free), executor| {
+        (taken + executor.taken, free + executor.capacity.saturating_sub(executor.taken))
+    });
+    [("taken", taken), ("free", free)]
+}
+
+/// Writes one gauge for each value of a label.
+fn gauges(
+    encoder: &mut DescriptorEncoder<'_>,
+    name: &str,
+    help: &str,
+    label: &'static str,
+    values: impl IntoIterator<Item = (&'static str, usize)>,
+) -> fmt::Result {
+    let mut family = encoder.encode_descriptor(name, help, None, MetricType::Gauge)?;
+    for (value, count) in values {
+        let labels: Label = [(label, value)];
+        let count = i64::try_from(count).unwrap_or(i64::MAX);
+        ConstGauge::new(count).encode(family.encode_family(&labels)?)?;
+    }
+    Ok(())
+}
+
+/// Writes one gauge.
+fn gauge(encoder: &mut DescriptorEncoder<'_>, name: &str, help: &str, value: u64) -> fmt::Result {
+    let value = i64::try_from(value).unwrap_or(i64::MAX);
+    ConstGauge::new(value).encode(encoder.encode_descriptor(name, help, None, MetricType::Gauge)?)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use octavius_core::wait::cause::ALL;
+
+    #[test]
+    fn every_cause_that_holds_up_a_line_has_its_label() {
+        // What one executor lacks holds up no line while another may have it; that one is away is told as none being there.
+        let of_one = [cause::LABEL, cause::EXECUTOR_ABSENT];
+        let labelled: Vec<&str> = WAITING.iter().map(|(code, _)| *code).collect();
+        let expected: Vec<&str> = ALL.into_iter().filter(|code| !of_one.contains(code)).collect();
+        assert_eq!(labelled, expected);
+        assert!(WAITING.iter().all(|(code, label)| code.to_lowercase() == *label));
+    }
+
+    #[test]
+    fn slots_are_counted_where_an_executor_is_there() {
+        let executor = |id: &str, present: bool, taken: usize| ExecutorFacts {
+            id: id.parse().unwrap(),
+            labels: Default::default(),
+            capacity: 4,
+            taken,
+            no_room: false,
+            full_since: None,
+            present,
+            absent_since: None,
+            draining: None,
+        };
+        let executors = [executor("a", true, 1), executor("b", true, 5), executor("c", false, 2)];
+        assert_eq!(slots(&executors), [("taken", 6), ("free", 3)]);
+        assert_eq!(by_state(&executors, 7), [("active", 2), ("draining", 0), ("expired", 1), ("registered", 7)]);
+    }
+}

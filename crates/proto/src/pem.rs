@@ -1,0 +1,172 @@
+//! Certificates and private keys in PEM files, as both ends of a connection read them.
+
+use std::io::{self, Read as _};
+use std::os::unix::fs::PermissionsExt as _;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use rustls::pki_types::pem::PemObject as _;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use rustls::{CertificateError, RootCertStore};
+
+/// Largest file that is read: a bundle of all public authorities is a quarter of it.
+const LIMIT_BYTES: u64 = 1024 * 1024;
+
+/// Who may read a file with a private key: its owner and its group. Others must not. The group is allowed because that is how Kubernetes lets
+/// a process that is not root read a Secret (`fsGroup`, with `defaultMode: 0440`).
+const OTHERS: u32 = 0o007;
+
+/// Why certificates or a key cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum PemError {
+    /// The file cannot be read.
+    #[error("cannot read {}", path.display())]
+    Read {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+    /// The private key in it is everyone's.
+    #[error("{} holds a private key and can be read by others (mode {mode:03o})", path.display())]
+    Shared {
+        /// The file.
+        path: PathBuf,
+        /// Its permissions.
+        mode: u32,
+    },
+    /// There is no certificate in it, or what is there is none.
+    #[error("{origin}: {problem}")]
+    Content {
+        /// The file, or what the text is.
+        origin: String,
+        /// What is wrong.
+        problem: String,
+    },
+    /// A certificate and a key of different pairs.
+    #[error("the key in {} is not that of the certificate in {}", key.display(), certificate.display())]
+    Mismatch {
+        /// The certificate's file.
+        certificate: PathBuf,
+        /// The key's file.
+        key: PathBuf,
+    },
+}
+
+fn content(origin: &str, problem: impl Into<String>) -> PemError {
+    PemError::Content { origin: origin.to_owned(), problem: problem.into() }
+}
+
+/// Reads a file of certificates. It may be anyone's to read.
+///
+/// # Errors
+/// Where it cannot be read, or is too large to be one.
+pub fn read(path: &Path) -> Result<Vec<u8>, PemError> {
+    Ok(read_with_mode(path)?.0)
+}
+
+/// Reads a file with a private key, which others than its owner and its group must not be able to read.
+///
+/// # Errors
+/// Where it cannot be read, or others can read it.
+pub fn read_private(path: &Path) -> Result<Vec<u8>, PemError> {
+    let (bytes, mode) = read_with_mode(path)?;
+    if mode & OTHERS != 0 {
+        return Err(PemError::Shared { path: path.to_owned(), mode: mode & 0o777 });
+    }
+    Ok(bytes)
+}
+
+fn read_with_mode(path: &Path) -> Result<(Vec<u8>, u32), PemError> {
+    let failed = |source| PemError::Read { path: path.to_owned(), source };
+    let file = std::fs::File::open(path).map_err(failed)?;
+    let mode = file.metadata().map_err(failed)?.permissions().mode();
+    let mut bytes = Vec::new();
+    file.take(LIMIT_BYTES + 1).read_to_end(&mut bytes).map_err(failed)?;
+    if bytes.len() as u64 > LIMIT_BYTES {
+        return Err(content(&path.display().to_string(), "over 1 MiB: not a file of certificates"));
+    }
+    Ok((bytes, mode))
+}
+
+/// The certificates in a text; `origin` is what it is called where something is wrong with it.
+///
+/// # Errors
+/// Where there is none, or what stands there is none.
+pub fn certificates(pem: &[u8], origin: &str) -> Result<Vec<CertificateDer<'static>>, PemError> {
+    let found: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(pem).collect();
+    let found = found.map_err(|_| content(origin, "damaged: it is not PEM"))?;
+    if found.is_empty() {
+        return Err(content(origin, "there is no certificate in it: \"-----BEGIN CERTIFICATE-----\" is expected"));
+    }
+    Ok(found)
+}
+
+/// The authorities in a text.
+///
+/// # Errors
+/// Where there is none, or what stands there is none.
+pub fn authorities(pem: &[u8], origin: &str) -> Result<RootCertStore, PemError> {
+    let mut store = RootCertStore::empty();
+    for (number, certificate) in certificates(pem, origin)?.into_iter().enumerate() {
+        let damaged = |_| content(origin, format!("certificate {} in it is damaged", number + 1));
+        store.add(certificate).map_err(damaged)?;
+    }
+    Ok(store)
+}
+
+/// A certificate with those that it is signed by, and its private key. No `Debug`: the key.
+pub struct Pair {
+    /// The certificate itself first.
+    pub chain: Vec<CertificateDer<'static>>,
+    /// The key.
+    pub key: PrivateKeyDer<'static>,
+}
+
+impl Pair {
+    /// Reads the pair in two texts that were read from these files; that they belong together is found out by whoever uses them.
+    ///
+    /// # Errors
+    /// Where one of them does not hold what it should.
+    pub fn parse(chain: &[u8], key: &[u8], files: (&Path, &Path)) -> Result<Self, PemError> {
+        let (certificate_file, key_file) = (files.0.display().to_string(), files.1.display().to_string());
+        let chain = certificates(chain, &certificate_file)?;
+        let no_key = |_| content(&key_file, "there is no private key in it: \"-----BEGIN PRIVATE KEY-----\" is expected");
+        let key = PrivateKeyDer::from_pem_slice(key).map_err(no_key)?;
+        Ok(Self { chain, key })
+    }
+
+    /// What is wrong with the days of the certificate, if anything is: it has expired, or is not valid yet.
+    #[must_use]
+    pub fn out_of_date(&self) -> Option<CertificateError> {
+        use rustls::client::WebPkiServerVerifier;
+        use rustls::client::danger::ServerCertVerifier as _;
+        use rustls::pki_types::{ServerName, UnixTime};
+        // The days are looked at before the signature: whoever it is that signed it, that they are wrong is told first.
+        let (own, others) = self.chain.split_first()?;
+        let mut anchors = RootCertStore::empty();
+        anchors.add(own.clone()).ok()?;
+        let provider = Arc::new(rustls::crypto::ring::default_provider());
+        let verifier = WebPkiServerVerifier::builder_with_provider(Arc::new(anchors), provider).build().ok()?;
+        let name = ServerName::try_from("any.invalid").ok()?;
+        match verifier.verify_server_cert(own, others, &name, &[], UnixTime::now()) {
+            Err(rustls::Error::InvalidCertificate(
+                error @ (CertificateError::Expired
+                | CertificateError::ExpiredContext { .. }
+                | CertificateError::NotValidYet
+                | CertificateError::NotValidYetContext { .. }),
+            )) => Some(error),
+            _ => None,
+        }
+    }
+}
+
+/// Why a pair that was read cannot be used: mostly that its parts do not belong together.
+#[must_use]
+pub fn unusable(error: &rustls::Error, files: (&Path, &Path)) -> PemError {
+    match error {
+        rustls::Error::InconsistentKeys(_) => PemError::Mismatch { certificate: files.0.to_owned(), key: files.1.to_owned() },
+        rustls::Error::InvalidCertificate(_) => content(&files.0.display().to_string(), "the certificate in it is damaged"),
+        _ => content(&files.1.display().to_string(), "the key in it cannot be used; RSA, ECDSA and Ed25519 keys can"),
+    }
+}

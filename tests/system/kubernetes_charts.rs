@@ -1,0 +1,310 @@
+//! The charts of `deploy/helm`, without anything running: what they make of each set of values is taken by a real API server, to the last field,
+//! and by the pod security standard that it claims; and the plain manifests are what the charts make.
+
+use std::collections::BTreeSet;
+
+use anyhow::{Context as _, Result, ensure};
+use octavius_tests::{Helm, Kubernetes, deploy, executor_rules, objects};
+use serde_json::{Value, json};
+
+const CHARTS: [&str; 2] = ["octavius", "octavius-executor"];
+
+/// The files of values that a chart is tried with, beside the values that it has by itself.
+fn sets(chart: &str) -> Result<Vec<String>> {
+    let folder = deploy().join("helm").join(chart).join("ci");
+    let files = std::fs::read_dir(folder)?.map(|entry| Ok(entry?.path().display().to_string()));
+    let mut files = files.collect::<Result<Vec<_>>>()?;
+    files.sort();
+    ensure!(files.len() >= 2, "{files:?}");
+    Ok(files)
+}
+
+/// What every chart makes of every set of values: chart, set, objects.
+fn rendered(helm: &Helm) -> Result<Vec<(&'static str, String, Vec<Value>)>> {
+    let mut all = Vec::new();
+    for chart in CHARTS {
+        all.push((chart, "its own values".to_owned(), helm.template(chart, chart, "octavius", None)?));
+        for set in sets(chart)? {
+            let objects = helm.template(chart, chart, "octavius", Some(&set))?;
+            all.push((chart, set, objects));
+        }
+    }
+    Ok(all)
+}
+
+/// The only object of a kind whose name ends so.
+fn one<'o>(objects: &'o [Value], kind: &str, end: &str) -> Result<&'o Value> {
+    let mut found = objects.iter().filter(|object| object["kind"] == kind);
+    found
+        .find(|object| object["metadata"]["name"].as_str().is_some_and(|name| name.ends_with(end)))
+        .with_context(|| format!("no {kind}"))
+}
+
+fn config(objects: &[Value], file: &str) -> Result<Value> {
+    let map = objects.iter().find(|object| object["kind"] == "ConfigMap").context("no ConfigMap")?;
+    Ok(serde_json::from_str(map["data"][file].as_str().context("no such file")?)?)
+}
+
+#[test]
+fn charts_pass_the_linter_with_every_set_of_values() -> Result<()> {
+    let helm = Helm::new()?;
+    for chart in CHARTS {
+        helm.run(&["lint", "--strict", chart])?.expect(0)?;
+        for set in sets(chart)? {
+            helm.run(&["lint", "--strict", chart, "--values", &set])?.expect(0)?;
+        }
+    }
+    Ok(())
+}
+
+#[test]
+fn the_plain_manifests_are_what_the_charts_make() -> Result<()> {
+    let folder = tempfile::tempdir()?;
+    let helm = std::env::var_os("OCTAVIUS_TEST_HELM").context("OCTAVIUS_TEST_HELM is not set: tests/run builds Helm")?;
+    let render = std::process::Command::new(deploy().join("manifests/render")).arg(folder.path()).env("HELM", helm).output()?;
+    ensure!(render.status.success(), "{}", String::from_utf8_lossy(&render.stderr));
+    for chart in CHARTS {
+        let file = format!("{chart}.yaml");
+        let committed = std::fs::read_to_string(deploy().join("manifests").join(&file))?;
+        let made = std::fs::read_to_string(folder.path().join(&file))?;
+        ensure!(committed == made, "deploy/manifests/{file} is not what the chart makes: run deploy/manifests/render");
+    }
+    Ok(())
+}
+
+#[test]
+fn an_api_server_takes_every_object() -> Result<()> {
+    let cluster = Kubernetes::shared()?;
+    let namespace = cluster.namespace()?;
+    let mut sets = rendered(&Helm::new()?)?;
+    for chart in CHARTS {
+        let text = std::fs::read_to_string(deploy().join(format!("manifests/{chart}.yaml")))?;
+        sets.push((chart, "the plain manifests".to_owned(), objects(&text)?));
+    }
+    for (chart, set, objects) in sets {
+        // In the test's own namespace, whatever they name. The operator of a ServiceMonitor is not here.
+        for mut object in objects.into_iter().filter(|object| object["kind"] != "ServiceMonitor") {
+            if object["metadata"]["namespace"].is_string() {
+                object["metadata"]["namespace"] = namespace.name().into();
+            }
+            cluster.apply(&object, namespace.name(), true).with_context(|| format!("{chart} with {set}"))?;
+        }
+    }
+    Ok(())
+}
+
+/// A pod as the controller of a Deployment or a StatefulSet makes it, but for what other objects there must be: its account and its volume.
+fn pod_of(object: &Value) -> Value {
+    let mut pod = object["spec"]["template"].clone();
+    pod["spec"]["serviceAccountName"] = "default".into();
+    pod["metadata"]["name"] = "pod".into();
+    if object["spec"]["volumeClaimTemplates"].is_array() {
+        let mut volumes = pod["spec"]["volumes"].as_array().cloned().unwrap_or_default();
+        volumes.push(json!({"name": "data", "emptyDir": {}}));
+        pod["spec"]["volumes"] = volumes.into();
+    }
+    pod
+}
+
+#[test]
+fn every_pod_meets_the_restricted_standard_but_those_on_the_nodes_network() -> Result<()> {
+    let cluster = Kubernetes::shared()?;
+    let namespace = cluster.namespace()?;
+    let enforce = json!({"metadata": {"labels": {"pod-security.kubernetes.io/enforce": "restricted"}}});
+    cluster.patch(&format!("/api/v1/namespaces/{}", namespace.name()), &enforce)?;
+    let mut met = BTreeSet::new();
+    for (chart, set, objects) in rendered(&Helm::new()?)? {
+        for object in objects.iter().filter(|object| object["spec"]["template"]["spec"].is_object()) {
+            let pod = pod_of(object);
+            let taken = cluster.post(&namespace.path("pods?dryRun=All&fieldValidation=Strict"), &pod);
+            if pod["spec"]["hostNetwork"] == true {
+                let refusal = taken.err().context("a pod on the node's network was taken")?.to_string();
+                let (_, violations) = refusal.split_once("\\\"restricted:latest\\\": ").context(refusal.clone())?;
+                let violations = violations.split_once("\",\n").context("no end")?.0;
+                let of_the_network = ["host namespaces (hostNetwork=true", "hostPort (", "probe or lifecycle host ("];
+                let is_known = |violation: &str| of_the_network.iter().any(|known| violation.starts_with(known));
+                ensure!(violations.split("), ").all(is_known), "it is not the network alone: {violations}");
+                continue;
+            }
+            taken.with_context(|| format!("{chart} with {set}: {}", object["metadata"]["name"]))?;
+            met.insert(format!("{} {}", object["kind"], object["metadata"]["name"]));
+            // What the standard does not ask for, and the image makes possible.
+            for container in pod["spec"]["containers"].as_array().context("no containers")? {
+                assert_eq!(container["securityContext"]["readOnlyRootFilesystem"], true);
+                assert_eq!(pod["spec"]["enableServiceLinks"], false);
+                ensure!(
+                    container["resources"]["limits"]["memory"].is_string()
+                        && container["resources"]["requests"]["cpu"].is_string()
+                );
+            }
+        }
+    }
+    assert_eq!(met.len(), 3, "{met:?}");
+    Ok(())
+}
+
+#[test]
+fn names_and_addresses_within_a_chart_go_together() -> Result<()> {
+    for (chart, set, objects) in rendered(&Helm::new()?)? {
+        let mut selected = 0;
+        for service in objects.iter().filter(|object| object["kind"] == "Service") {
+            let selector = service["spec"]["selector"].as_object().context("no selector")?;
+            let pods = objects.iter().filter(|object| {
+                let labels = &object["spec"]["template"]["metadata"]["labels"];
+                labels.is_object() && selector.iter().all(|(key, value)| labels[key] == *value)
+            });
+            let pods: Vec<_> = pods.collect();
+            ensure!(pods.len() == 1, "{chart} with {set}: {} selects {} kinds of pods", service["metadata"]["name"], pods.len());
+            let ports = pods[0]["spec"]["template"]["spec"]["containers"][0]["ports"].as_array().cloned().unwrap_or_default();
+            for port in service["spec"]["ports"].as_array().into_iter().flatten() {
+                let target = if port["targetPort"].is_null() { &port["port"] } else { &port["targetPort"] };
+                let leads = ports.iter().any(|open| open["name"] == *target || open["containerPort"] == *target);
+                ensure!(
+                    leads,
+                    "{chart} with {set}: {} leads to port {target}, which no container has",
+                    service["metadata"]["name"]
+                );
+                selected += 1;
+            }
+        }
+        ensure!(selected > 0 || chart == "octavius-executor", "{chart} with {set}");
+    }
+    Ok(())
+}
+
+#[test]
+fn controllers_are_told_what_the_values_say() -> Result<()> {
+    let helm = Helm::new()?;
+    let file = "controller_config.json";
+    let own = helm.template("octavius", "octavius", "octavius", None)?;
+    let told = config(&own, file)?;
+    assert_eq!(told["etcd_host"], "http://octavius-etcd-0.octavius-etcd.octavius.svc:2379");
+    assert_eq!((&told["tls_cert"], &told["insecure"]), (&"/etc/octavius/tls/tls.crt".into(), &Value::Null));
+    let etcd = one(&own, "StatefulSet", "-etcd")?;
+    let arguments = etcd["spec"]["template"]["spec"]["containers"][0]["args"].to_string();
+    let quota = format!("--quota-backend-bytes={}", told["etcd_quota_bytes"]);
+    ensure!(arguments.contains(&quota), "{arguments}");
+
+    let three = deploy().join("helm/octavius/ci/three-members.yaml").display().to_string();
+    let three = helm.template("octavius", "octavius", "prod", Some(&three))?;
+    let members = ["0", "1", "2"].map(|number| format!("http://octavius-etcd-{number}.octavius-etcd.prod.svc:2379")).join(",");
+    let told = config(&three, file)?;
+    assert_eq!((&told["etcd_host"], &told["insecure"]), (&members.into(), &true.into()));
+    let etcd = one(&three, "StatefulSet", "-etcd")?["spec"]["template"]["spec"]["containers"][0]["args"].to_string();
+    ensure!(
+        etcd.contains("--initial-cluster=octavius-etcd-0=http://octavius-etcd-0.octavius-etcd.prod.svc:2380,octavius-etcd-1="),
+        "{etcd}"
+    );
+
+    let external = deploy().join("helm/octavius/ci/external-etcd.yaml").display().to_string();
+    let external = helm.template("octavius", "octavius", "octavius", Some(&external))?;
+    ensure!(one(&external, "StatefulSet", "-etcd").is_err(), "an etcd is named, and one is made");
+    let expected = json!({
+        "archive": "s3://octavius-logs/production",
+        "bootstrap_token_file": "/etc/octavius/bootstrap/token",
+        "client_ca": "/etc/octavius/tls/ca.crt",
+        "encryption_key_files": ["/etc/octavius/encryption/new.key", "/etc/octavius/encryption/old.key"],
+        "etcd_ca_file": "/etc/octavius/etcd/ca.crt",
+        "etcd_cert_file": "/etc/octavius/etcd/tls.crt",
+        "etcd_host": "https://etcd-1.example:2379,https://etcd-2.example:2379,https://etcd-3.example:2379",
+        "etcd_key_file": "/etc/octavius/etcd/tls.key",
+        "etcd_password_file": "/etc/octavius/etcd-auth/password",
+        "etcd_prefix": "/octavius/production/",
+        "etcd_quota_bytes": 8_589_934_592u64,
+        "etcd_shared": true,
+        "listen": "0.0.0.0:3000",
+        "log_level": "warn",
+        "metrics_listen": "0.0.0.0:9100",
+        "retention_age": "90d",
+        "store": "etcd",
+        "tls_cert": "/etc/octavius/tls/tls.crt",
+        "tls_key": "/etc/octavius/tls/tls.key",
+    });
+    assert_eq!(config(&external, file)?, expected);
+    let monitor = one(&external, "ServiceMonitor", "octavius")?;
+    let metrics = one(&external, "Service", "-metrics")?;
+    for (key, value) in monitor["spec"]["selector"]["matchLabels"].as_object().context("no selector")? {
+        assert_eq!(metrics["metadata"]["labels"][key], *value, "{key}");
+    }
+    assert_eq!(monitor["spec"]["endpoints"][0]["port"], metrics["spec"]["ports"][0]["name"]);
+    // Each file that the configuration names is in a volume that is mounted.
+    let mounts = external.iter().find(|object| object["kind"] == "Deployment").context("no Deployment")?;
+    let mounts = mounts["spec"]["template"]["spec"]["containers"][0]["volumeMounts"].to_string();
+    let keys = expected["encryption_key_files"].as_array().into_iter().flatten();
+    let files = expected.as_object().context("no map")?.values().chain(keys).filter_map(Value::as_str);
+    for path in files.filter(|value| value.starts_with("/etc/")) {
+        let folder = path.rsplit_once('/').context("no folder")?.0;
+        ensure!(mounts.contains(&format!("\"{folder}\"")), "{path} is in no volume: {mounts}");
+    }
+    // A pod has its time to end: the pause, and what a controller takes, 11 s.
+    let pod =
+        &external.iter().find(|object| object["kind"] == "Deployment").context("no Deployment")?["spec"]["template"]["spec"];
+    let pause = pod["containers"][0]["lifecycle"]["preStop"]["sleep"]["seconds"].as_u64().context("no pause")?;
+    ensure!(pod["terminationGracePeriodSeconds"].as_u64().context("no grace")? > pause + 11);
+    Ok(())
+}
+
+#[test]
+fn executors_get_the_rights_that_a_check_asks_for_and_no_others() -> Result<()> {
+    let helm = Helm::new()?;
+    let own = helm.template("octavius-executor", "octavius-executor", "octavius", None)?;
+    assert_eq!(one(&own, "Role", "")?["rules"], executor_rules()?);
+    ensure!(
+        own.iter().all(|object| !object["kind"].as_str().unwrap_or_default().starts_with("Cluster")),
+        "rights for all of a cluster"
+    );
+
+    let several = deploy().join("helm/octavius-executor/ci/several-namespaces.yaml").display().to_string();
+    let several = helm.template("octavius-executor", "octavius-executor", "octavius", Some(&several))?;
+    let roles: Vec<_> = several.iter().filter(|object| object["kind"] == "Role").collect();
+    let namespaces: Vec<_> = roles.iter().map(|role| &role["metadata"]["namespace"]).collect();
+    assert_eq!(namespaces, ["payments", "payments-batch"]);
+    let secrets =
+        json!({"apiGroups": [""], "resources": ["secrets"], "resourceNames": ["gateway", "database"], "verbs": ["get"]});
+    assert_eq!(roles[0]["rules"].as_array().and_then(|rules| rules.last()), Some(&secrets));
+    assert_eq!(roles[1]["rules"], executor_rules()?);
+    for binding in several.iter().filter(|object| object["kind"] == "RoleBinding") {
+        assert_eq!(binding["subjects"][0]["namespace"], "octavius");
+    }
+    let told = config(&several, "executor_config.json")?;
+    assert_eq!((&told["default_namespace"], &told["namespaces"]), (&"payments".into(), &json!(["payments-batch"])));
+    assert_eq!(
+        (&told["cp_host"], &told["ca_file"]),
+        (&"ctl-1.example:3000,https://ctl-2.example:443".into(), &"/etc/octavius/ca/authority.pem".into())
+    );
+    assert_eq!(told["secrets"], json!({"kubernetes": ["payments/gateway", "payments/database"]}));
+    assert_eq!((&told["runner"], &told["run_as_non_root"]), (&"kubernetes".into(), &true.into()));
+    Ok(())
+}
+
+#[test]
+fn what_cannot_be_is_refused_with_a_reason() -> Result<()> {
+    let helm = Helm::new()?;
+    for (chart, values, reason) in [
+        ("octavius", json!({"tls": {"existingSecret": ""}}), "tls.insecure: true"),
+        ("octavius", json!({"tls": {"clientCa": true, "existingSecret": "", "insecure": true}}), "tls.clientCa needs"),
+        ("octavius", json!({"hostNetwork": true}), "needs listenAddress 127.0.0.1"),
+        (
+            "octavius",
+            json!({"hostNetwork": true, "listenAddress": "127.0.0.1", "etcd": {"bundled": {"replicas": 3}}}),
+            "must be 1",
+        ),
+        ("octavius", json!({"etcd": {"tls": {"existingSecret": "a"}}}), "the bundled one has neither"),
+        (
+            "octavius",
+            json!({"etcd": {"endpoints": ["a:1"], "tls": {"clientCertificate": true}}}),
+            "needs etcd.tls.existingSecret",
+        ),
+        ("octavius", json!({"etcd": {"bundled": {"replicas": 2}}}), "/etcd/bundled/replicas"),
+        ("octavius", json!({"replica": 3}), "'replica' not allowed"),
+        ("octavius-executor", json!({"controllers": []}), "/controllers"),
+        ("octavius-executor", json!({"controllers": ["octavius"]}), "/controllers/0"),
+        ("octavius-executor", json!({"namespaces": []}), "/namespaces"),
+        ("octavius-executor", json!({"labels": {"vpc": 3}}), "/labels/vpc"),
+    ] {
+        let file = helm.values("wrong", &values)?;
+        let refused = helm.run(&["template", "octavius", chart, "--values", &file])?;
+        ensure!(refused.code == 1 && refused.stderr.contains(reason), "{values}: {}", refused.stderr);
+    }
+    Ok(())
+}
