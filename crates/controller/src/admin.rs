@@ -155,6 +155,7 @@ fn info(record: TokenRecord, used: Option<Timestamp>) -> v1::TokenInfo {
         catalogs: record.catalogs.iter().map(ToString::to_string).collect(),
         uses_left: record.uses,
         last_used_at: used.map(to_timestamp),
+        is_session: record.session.is_some(),
         id: record.id,
         role: v1::Role::from(record.role).into(),
         user: record.user,
@@ -208,6 +209,28 @@ impl AdminService for Admin {
 
     async fn get_controller(&self, _: Request<v1::GetControllerRequest>) -> Result<Response<v1::GetControllerResponse>, Status> {
         Ok(Response::new(self.condition.told().await?))
+    }
+
+    async fn create_session(
+        &self,
+        request: Request<v1::CreateSessionRequest>,
+    ) -> Result<Response<v1::CreateSessionResponse>, Status> {
+        let lifetime = request.extensions().get::<Lifetime>().copied().unwrap_or_default();
+        let (act, _) = audit::begin(request)?;
+        let made = self.tokens.create_session(lifetime, &act).await?;
+        tracing::info!(token = made.record.id, user = made.record.user, "signed in");
+        Ok(Response::new(v1::CreateSessionResponse {
+            token: made.token.reveal().to_owned(),
+            expires_at: made.record.expires_at.map(to_timestamp),
+        }))
+    }
+
+    async fn end_session(&self, request: Request<v1::EndSessionRequest>) -> Result<Response<v1::EndSessionResponse>, Status> {
+        let lifetime = request.extensions().get::<Lifetime>().copied().unwrap_or_default();
+        let (act, _) = audit::begin(request)?;
+        self.tokens.end_session(lifetime, &act).await?;
+        tracing::info!(user = act.user(), "signed out");
+        Ok(Response::new(v1::EndSessionResponse {}))
     }
 
     async fn create_token(&self, request: Request<v1::CreateTokenRequest>) -> Result<Response<v1::CreateTokenResponse>, Status> {

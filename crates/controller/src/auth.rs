@@ -112,6 +112,8 @@ pub(crate) const TABLE: &[(&str, Permission, Audit)] = &[
         Changes("executor.revoke", of::<v1::RevokeExecutorRequest>),
     ),
     ("/octavius.v1.AdminService/WhoAmI", Permission::Anyone, Reads("token.read")),
+    ("/octavius.v1.AdminService/CreateSession", Permission::SignIn, Changes("session.create", of::<v1::CreateSessionRequest>)),
+    ("/octavius.v1.AdminService/EndSession", Permission::SignIn, Changes("session.end", of::<v1::EndSessionRequest>)),
     ("/octavius.v1.AdminService/CreateToken", Permission::Administer, Changes("token.create", of::<v1::CreateTokenRequest>)),
     ("/octavius.v1.AdminService/ListTokens", Permission::Administer, Reads("token.read")),
     ("/octavius.v1.AdminService/RevokeToken", Permission::Administer, Changes("token.revoke", of::<v1::RevokeTokenRequest>)),
@@ -327,6 +329,7 @@ async fn check(
 fn describe(permission: Permission) -> &'static str {
     match permission {
         Permission::Anyone => "do anything",
+        Permission::SignIn => "sign in with a browser",
         Permission::ReadCatalog => "read the catalogue",
         Permission::ReadExecutions => "read executions",
         Permission::ReadExecutors => "read executors",
@@ -382,7 +385,7 @@ mod tests {
         for (path, permission, audit) in TABLE {
             let reads = READS.iter().any(|rpc| path.ends_with(&format!("/{rpc}")));
             let fits = match permission {
-                Permission::Execute | Permission::RegisterExecutor => matches!(audit, Changes(..)),
+                Permission::SignIn | Permission::Execute | Permission::RegisterExecutor => matches!(audit, Changes(..)),
                 Permission::Apply | Permission::Administer => matches!(audit, Changes(..)) != reads,
                 // Of what executors do, this one is not the system's own: by it they keep their right to do anything.
                 Permission::RunExecutions => matches!(audit, Told(_)) != path.ends_with("/RotateToken"),

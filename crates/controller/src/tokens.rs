@@ -2,6 +2,7 @@
 //! a guess is right, for what is compared are hashes that whoever guesses cannot choose.
 
 mod registration;
+mod sessions;
 mod used;
 
 use std::collections::{HashMap, HashSet, VecDeque};
@@ -213,15 +214,18 @@ impl Tokens {
             return Ok(Bearer::Refused { whose: None, why: "unknown, or revoked" });
         };
         let fits = match token.kind() {
-            TokenKind::User => !matches!(record.role, Role::Executor | Role::Registration),
+            TokenKind::User => record.session.is_none() && !matches!(record.role, Role::Executor | Role::Registration),
+            TokenKind::Session => record.session.is_some(),
             TokenKind::Executor => record.role == Role::Executor,
             TokenKind::Registration => record.role == Role::Registration,
         };
         let lifetime = Lifetime { digest: Some(digest), expires_at: record.expires_at };
         let expired = record.expires_at.is_some_and(|at| at <= Timestamp::now());
+        let outlived = !self.lives_still(&record).await?;
         let TokenRecord { id: token_id, user, role, groups, catalogs, .. } = record;
         let principal = Principal { token_id, user, role, groups, catalogs };
         Ok(match (fits, expired) {
+            (true, false) if outlived => Bearer::Refused { whose: Some(principal), why: "of one that was revoked" },
             (true, false) => Bearer::Known(principal, lifetime),
             (true, true) => Bearer::Refused { whose: Some(principal), why: "expired" },
             (false, _) => Bearer::Refused { whose: Some(principal), why: "of another kind" },
@@ -344,6 +348,7 @@ impl Tokens {
             created_by: by.to_owned(),
             expires_at: lifetime.and_then(|lifetime| now.checked_add(lifetime).ok()),
             uses,
+            session: None,
         }
     }
 
@@ -394,6 +399,7 @@ impl Tokens {
                 }
                 if let Some(digest) = digest_of(&entry.key) {
                     self.forget(&digest);
+                    self.end_sessions_of(&digest).await?;
                 }
                 return Ok(true);
             }

@@ -53,7 +53,7 @@ impl Role {
         use Permission as P;
         match permission {
             P::Anyone => true,
-            P::ReadCatalog | P::ReadExecutions | P::ReadExecutors => {
+            P::SignIn | P::ReadCatalog | P::ReadExecutions | P::ReadExecutors => {
                 matches!(self, Self::Viewer | Self::User | Self::Applier | Self::Admin)
             }
             P::Execute => matches!(self, Self::User | Self::Applier | Self::Admin),
@@ -76,6 +76,8 @@ impl fmt::Display for Role {
 pub enum Permission {
     /// A valid token of any kind.
     Anyone,
+    /// Sign in and out in a browser.
+    SignIn,
     /// See jobs, manifests and revisions.
     ReadCatalog,
     /// See executions and their logs.
@@ -96,8 +98,9 @@ pub enum Permission {
 
 impl Permission {
     /// Every permission.
-    pub const ALL: [Self; 9] = [
+    pub const ALL: [Self; 10] = [
         Self::Anyone,
+        Self::SignIn,
         Self::ReadCatalog,
         Self::ReadExecutions,
         Self::ReadExecutors,
@@ -156,10 +159,13 @@ mod tests {
     fn each_role_has_exactly_these_permissions() {
         use Permission as P;
         let expected: [(Role, &[P]); 6] = [
-            (Role::Viewer, &[P::Anyone, P::ReadCatalog, P::ReadExecutions, P::ReadExecutors]),
-            (Role::User, &[P::Anyone, P::ReadCatalog, P::ReadExecutions, P::ReadExecutors, P::Execute]),
-            (Role::Applier, &[P::Anyone, P::ReadCatalog, P::ReadExecutions, P::ReadExecutors, P::Execute, P::Apply]),
-            (Role::Admin, &[P::Anyone, P::ReadCatalog, P::ReadExecutions, P::ReadExecutors, P::Execute, P::Apply, P::Administer]),
+            (Role::Viewer, &[P::Anyone, P::SignIn, P::ReadCatalog, P::ReadExecutions, P::ReadExecutors]),
+            (Role::User, &[P::Anyone, P::SignIn, P::ReadCatalog, P::ReadExecutions, P::ReadExecutors, P::Execute]),
+            (Role::Applier, &[P::Anyone, P::SignIn, P::ReadCatalog, P::ReadExecutions, P::ReadExecutors, P::Execute, P::Apply]),
+            (
+                Role::Admin,
+                &[P::Anyone, P::SignIn, P::ReadCatalog, P::ReadExecutions, P::ReadExecutors, P::Execute, P::Apply, P::Administer],
+            ),
             (Role::Executor, &[P::Anyone, P::RunExecutions]),
             (Role::Registration, &[P::Anyone, P::RegisterExecutor]),
         ];

@@ -1,5 +1,5 @@
-//! Opaque tokens: `octu_` for people and CI, `octr_` for the registration of executors, `octe_` for executors. After the prefix stand 256
-//! random bits and a checksum of 32 bits, so that a slip of the hand is recognised before any store is asked, and secret scanners know
+//! Opaque tokens: `octu_` for people and CI, `octs_` for browsers, `octr_` for the registration of executors, `octe_` for executors. After
+//! the prefix stand 256 random bits and a checksum of 32 bits, so that a slip of the hand is recognised before any store is asked, and secret scanners know
 //! one when they see one. Only the SHA-256 of a token is ever stored.
 
 use std::fmt;
@@ -14,6 +14,8 @@ use crate::digest::Digest;
 pub enum TokenKind {
     /// People and CI.
     User,
+    /// A browser in which somebody has signed in, for as long as they are.
+    Session,
     /// The registration of executors.
     Registration,
     /// One executor.
@@ -21,13 +23,14 @@ pub enum TokenKind {
 }
 
 impl TokenKind {
-    const ALL: [Self; 3] = [Self::User, Self::Registration, Self::Executor];
+    const ALL: [Self; 4] = [Self::User, Self::Session, Self::Registration, Self::Executor];
 
     /// What tokens of the kind start with.
     #[must_use]
     pub const fn prefix(self) -> &'static str {
         match self {
             Self::User => "octu_",
+            Self::Session => "octs_",
             Self::Registration => "octr_",
             Self::Executor => "octe_",
         }
@@ -178,7 +181,7 @@ mod tests {
         }
 
         #[test]
-        fn no_text_panics(text in "(oct[uer]_)?.{0,80}") {
+        fn no_text_panics(text in "(oct[user]_)?.{0,80}") {
             let _ = text.parse::<Token>();
         }
     }

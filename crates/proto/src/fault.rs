@@ -49,6 +49,8 @@ pub mod reason {
     pub const UNAUTHENTICATED: &str = "UNAUTHENTICATED";
     /// The caller's role, or the object's owner, does not permit it.
     pub const NOT_PERMITTED: &str = "NOT_PERMITTED";
+    /// The end of a session is asked for with a token that is not a session's.
+    pub const NOT_A_SESSION: &str = "NOT_A_SESSION";
     /// As many executions of the job run as may, and it refuses more; metadata `holders` names some of them.
     pub const CONCURRENCY_LIMIT: &str = "CONCURRENCY_LIMIT";
     /// Log bytes after a gap; metadata `next_offset` says where to go on.

@@ -420,6 +420,18 @@ pub struct TokenRecord {
     /// How many more executors may be registered with it; none where that is not limited, and for other roles.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub uses: Option<u32>,
+    /// What makes it the token of a browser's session; none where it is none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub session: Option<BrowserSessionRecord>,
+}
+
+/// A browser's session.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct BrowserSessionRecord {
+    /// SHA-256 of the token that somebody signed in with: the session is good no longer than that is there. None where they did with a JSON
+    /// Web Token, which is not kept.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub of: Option<Digest>,
 }
 
 /// When a token was last used, as far as a controller has noted it, under [`crate::key::token_used`].

@@ -153,6 +153,7 @@ async fn list(context: &Context, args: &ListArgs) -> Outcome {
                     "expires_at": from_wire(token.expires_at.as_ref()).map(|at| at.to_string()),
                     "catalogs": token.catalogs,
                     "uses_left": token.uses_left,
+                    "is_session": token.is_session,
                     "last_used_at": from_wire(token.last_used_at.as_ref()).map(|at| at.to_string()),
                 })
             })
@@ -190,6 +191,7 @@ async fn list(context: &Context, args: &ListArgs) -> Outcome {
 /// What a token is good for beyond its role: certain catalogues, so many registrations.
 fn bound_to(token: &v1::TokenInfo) -> String {
     match token.uses_left {
+        _ if token.is_session => "a browser's session".to_owned(),
         _ if !token.catalogs.is_empty() => token.catalogs.join(","),
         Some(0) => "used up".to_owned(),
         Some(1) => "1 executor".to_owned(),

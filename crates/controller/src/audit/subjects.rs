@@ -98,6 +98,18 @@ impl Subject for v1::CreateTokenRequest {
     }
 }
 
+impl Subject for v1::CreateSessionRequest {
+    fn what(&self) -> What {
+        What::new("session.create", "token", "")
+    }
+}
+
+impl Subject for v1::EndSessionRequest {
+    fn what(&self) -> What {
+        What::new("session.end", "token", "")
+    }
+}
+
 impl Subject for v1::RevokeTokenRequest {
     fn what(&self) -> What {
         What::new("token.revoke", "token", &self.id)

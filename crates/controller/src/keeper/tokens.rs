@@ -73,6 +73,7 @@ mod tests {
                 created_by: "admin".to_owned(),
                 expires_at,
                 uses: None,
+                session: None,
             };
             let at = key::token(&Digest::of(id.as_bytes()));
             store.commit(Txn::new().put(at, codec::encode(&record))).await.unwrap();

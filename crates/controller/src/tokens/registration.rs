@@ -46,7 +46,7 @@ impl Tokens {
         Self::prepare(&bearer, by)
     }
 
-    async fn record(&self, digest: &Digest) -> Result<Option<TokenRecord>, StoreError> {
+    pub(super) async fn record(&self, digest: &Digest) -> Result<Option<TokenRecord>, StoreError> {
         self.store.get(&key::token(digest)).await?.as_ref().map(codec::decode).transpose()
     }
 

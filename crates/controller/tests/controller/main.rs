@@ -9,6 +9,7 @@ mod archiving;
 mod audit;
 mod backup;
 mod bad_input;
+mod browsers;
 mod catalogs;
 mod condition;
 mod executing;

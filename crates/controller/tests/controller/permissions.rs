@@ -43,6 +43,8 @@ const EXPECTED: &[(&str, &str)] = &[
     ("ExecutorService/ResumeExecutor", "admin"),
     ("ExecutorService/RevokeExecutor", "admin"),
     ("AdminService/WhoAmI", EVERYONE),
+    ("AdminService/CreateSession", PEOPLE),
+    ("AdminService/EndSession", PEOPLE),
     ("AdminService/CreateToken", "admin"),
     ("AdminService/ListTokens", "admin"),
     ("AdminService/RevokeToken", "admin"),
