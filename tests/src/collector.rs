@@ -1,7 +1,8 @@
-//! A collector of spans, as OpenTelemetry's own: it takes what is exported by OTLP, over gRPC or HTTP, and keeps it for a test to look at.
+//! A collector of spans, as OpenTelemetry's own: it takes what is exported by OTLP, over gRPC or HTTP, with or without TLS, and keeps it for a
+//! test to look at.
 
-use std::io::{BufRead as _, BufReader, Read as _, Write as _};
-use std::net::{TcpListener, TcpStream};
+use std::io::{BufRead as _, BufReader, Read, Write};
+use std::net::{SocketAddr, TcpListener};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use anyhow::{Context as _, Result};
@@ -9,9 +10,16 @@ use opentelemetry_proto::tonic::collector::trace::v1::trace_service_server::{Tra
 use opentelemetry_proto::tonic::collector::trace::v1::{ExportTraceServiceRequest, ExportTraceServiceResponse};
 use opentelemetry_proto::tonic::common::v1::{KeyValue, any_value::Value};
 use prost::Message as _;
+use rustls::pki_types::pem::PemObject as _;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use rustls::server::WebPkiClientVerifier;
+use rustls::{RootCertStore, ServerConfig, ServerConnection, StreamOwned};
 use tokio::runtime::Runtime;
 use tokio_stream::wrappers::TcpListenerStream;
+use tonic::transport::{Certificate, Identity, ServerTlsConfig};
 use tonic::{Request, Response, Status};
+
+use crate::certificates::PairFiles;
 
 /// A span that was exported.
 #[derive(Debug, Clone)]
@@ -105,6 +113,42 @@ impl TraceService for Kept {
     }
 }
 
+/// With what a collector speaks TLS: its own certificate, and the authority whose certificates it asks for.
+#[derive(Debug, Clone, Copy)]
+pub struct Secured<'s> {
+    /// Its own.
+    pub pair: &'s PairFiles,
+    /// In PEM, of who may export; without, everybody.
+    pub clients: Option<&'s str>,
+}
+
+impl Secured<'_> {
+    fn for_grpc(self) -> Result<ServerTlsConfig> {
+        let identity = Identity::from_pem(std::fs::read(&self.pair.certificate)?, std::fs::read(&self.pair.key)?);
+        let config = ServerTlsConfig::new().identity(identity);
+        Ok(match self.clients {
+            Some(authority) => config.client_ca_root(Certificate::from_pem(authority)),
+            None => config,
+        })
+    }
+
+    fn for_http(self) -> Result<Arc<ServerConfig>> {
+        let provider = Arc::new(rustls::crypto::ring::default_provider());
+        let builder = ServerConfig::builder_with_provider(Arc::clone(&provider)).with_safe_default_protocol_versions()?;
+        let builder = match self.clients {
+            Some(authority) => {
+                let mut roots = RootCertStore::empty();
+                roots.add(CertificateDer::from_pem_slice(authority.as_bytes())?)?;
+                let verifier = WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider).build()?;
+                builder.with_client_cert_verifier(verifier)
+            }
+            None => builder.with_no_client_auth(),
+        };
+        let chain = vec![CertificateDer::from_pem_file(&self.pair.certificate)?];
+        Ok(Arc::new(builder.with_single_cert(chain, PrivateKeyDer::from_pem_file(&self.pair.key)?)?))
+    }
+}
+
 /// A collector that listens until it is dropped.
 #[derive(Debug)]
 pub struct Collector {
@@ -114,36 +158,47 @@ pub struct Collector {
 }
 
 impl Collector {
-    /// One that speaks gRPC.
+    /// One that speaks gRPC, in the clear or as it is secured.
     ///
     /// # Errors
-    /// Where it cannot listen.
-    pub fn grpc() -> Result<Self> {
+    /// Where it cannot listen, or a certificate cannot be used.
+    pub fn grpc(secured: Option<Secured<'_>>) -> Result<Self> {
         let kept = Kept::default();
         let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build()?;
         let listener = runtime.block_on(tokio::net::TcpListener::bind("127.0.0.1:0"))?;
-        let url = format!("http://{}", listener.local_addr()?);
+        let url = url(secured, listener.local_addr()?);
         let service = TraceServiceServer::new(kept.clone());
-        let server = tonic::transport::Server::builder().add_service(service);
+        let mut server = tonic::transport::Server::builder();
+        if let Some(secured) = secured {
+            let _ = rustls::crypto::ring::default_provider().install_default(); // one that is there already stays
+            server = server.tls_config(secured.for_grpc()?)?;
+        }
+        let server = server.add_service(service);
         runtime.spawn(server.serve_with_incoming(TcpListenerStream::new(listener)));
         Ok(Self { kept, url, _runtime: Some(runtime) })
     }
 
-    /// One that speaks HTTP.
+    /// One that speaks HTTP, in the clear or as it is secured.
     ///
     /// # Errors
-    /// Where it cannot listen.
-    pub fn http() -> Result<Self> {
+    /// Where it cannot listen, or a certificate cannot be used.
+    pub fn http(secured: Option<Secured<'_>>) -> Result<Self> {
         let kept = Kept::default();
         let listener = TcpListener::bind("127.0.0.1:0")?;
-        let url = format!("http://{}", listener.local_addr()?);
+        let url = url(secured, listener.local_addr()?);
+        let tls = secured.map(Secured::for_http).transpose()?;
         let taker = kept.clone();
         // It ends with the test's process.
         std::thread::spawn(move || {
             for stream in listener.incoming().flatten() {
-                let taker = taker.clone();
+                let (taker, tls) = (taker.clone(), tls.clone());
                 std::thread::spawn(move || {
-                    let _ = serve(&taker, &stream);
+                    let _ = match tls {
+                        None => serve(&taker, stream),
+                        Some(tls) => ServerConnection::new(tls)
+                            .map_err(anyhow::Error::from)
+                            .and_then(|greeting| serve(&taker, StreamOwned::new(greeting, stream))),
+                    };
                 });
             }
         });
@@ -169,8 +224,12 @@ impl Collector {
     }
 }
 
+fn url(secured: Option<Secured<'_>>, address: SocketAddr) -> String {
+    format!("{}://{address}", if secured.is_some() { "https" } else { "http" })
+}
+
 /// Answers one connection's requests, each with a body whose length is said.
-fn serve(kept: &Kept, stream: &TcpStream) -> Result<()> {
+fn serve(kept: &Kept, stream: impl Read + Write) -> Result<()> {
     let mut reader = BufReader::new(stream);
     loop {
         let mut length = 0;
@@ -194,7 +253,8 @@ fn serve(kept: &Kept, stream: &TcpStream) -> Result<()> {
         let mut body = vec![0; length];
         reader.read_exact(&mut body)?;
         kept.take(ExportTraceServiceRequest::decode(body.as_slice()).context("not an export")?);
-        let mut to = stream;
-        to.write_all(b"HTTP/1.1 200 OK\r\ncontent-type: application/x-protobuf\r\ncontent-length: 0\r\n\r\n")?;
+        let answer = b"HTTP/1.1 200 OK\r\ncontent-type: application/x-protobuf\r\ncontent-length: 0\r\n\r\n";
+        reader.get_mut().write_all(answer)?;
+        reader.get_mut().flush()?;
     }
 }

@@ -124,7 +124,22 @@ impl Etcd {
             command.extend(options.flags.iter().cloned());
             members.push(Member { command, client: *client, child: None, stopped: false });
         }
-        let mut etcd = Self { program: options.program.clone(), members, folder };
+        Self::launch(options.program.clone(), members, folder)
+    }
+
+    /// Starts etcd 3.6 with flags that somebody else has written: of each member, the port on which it listens for clients, and all its flags.
+    /// Waits until every member knows a leader.
+    ///
+    /// # Errors
+    /// Where there is no etcd 3.6, or one of them does not get ready.
+    pub fn of_flags(flags: impl IntoIterator<Item = (u16, Vec<String>)>) -> Result<Self> {
+        let members = flags.into_iter().map(|(client, command)| Member { command, client, child: None, stopped: false });
+        let folder = tempfile::Builder::new().prefix("octavius-etcd-").tempdir()?;
+        Self::launch(EtcdOptions::newer(0)?.program, members.collect(), folder)
+    }
+
+    fn launch(program: PathBuf, members: Vec<Member>, folder: TempDir) -> Result<Self> {
+        let mut etcd = Self { program, members, folder };
         for index in 0..etcd.members.len() {
             etcd.spawn(index)?;
         }
@@ -312,7 +327,11 @@ pub fn free_ports(count: usize) -> Result<Vec<u16>> {
     listeners.iter().map(|listener| Ok(listener.local_addr()?.port())).collect()
 }
 
-fn http_get(port: u16, path: &str) -> Result<String> {
+/// What HTTP on this machine answers, its head included; whatever the status is.
+///
+/// # Errors
+/// Where nothing answers.
+pub fn http_get(port: u16, path: &str) -> Result<String> {
     let mut stream = TcpStream::connect_timeout(&([127, 0, 0, 1], port).into(), ANSWER)?;
     stream.set_read_timeout(Some(ANSWER))?;
     write!(stream, "GET {path} HTTP/1.0\r\nHost: localhost\r\n\r\n")?;

@@ -20,7 +20,7 @@ pub mod workload;
 mod world;
 
 pub use certificates::{Authority, Days, PairFiles};
-pub use etcd::{Etcd, EtcdOptions, free_ports};
+pub use etcd::{Etcd, EtcdOptions, free_ports, http_get};
 pub use kubernetes::{
     Change, Component, Helm, Kubernetes, KubernetesExecutor, Namespace, Paused, Watch, deploy, executor_rules, image, objects,
 };

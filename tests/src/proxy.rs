@@ -2,7 +2,7 @@
 //! resets, ends in the middle. Switched while it runs; connections that stand feel it too.
 
 use std::io;
-use std::net::SocketAddr;
+use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread::JoinHandle;
@@ -69,7 +69,15 @@ impl Proxy {
     /// # Errors
     /// Where there is no port or no thread.
     pub fn start(target: SocketAddr) -> Result<Self> {
-        let listener = std::net::TcpListener::bind(("127.0.0.1", 0))?;
+        Self::start_on(Ipv4Addr::LOCALHOST, target)
+    }
+
+    /// The same on another address of this machine, for whoever cannot reach its loopback: a pod.
+    ///
+    /// # Errors
+    /// Where it cannot listen.
+    pub fn start_on(address: Ipv4Addr, target: SocketAddr) -> Result<Self> {
+        let listener = std::net::TcpListener::bind((address, 0))?;
         listener.set_nonblocking(true)?;
         let address = listener.local_addr()?;
         let (mode, modes) = watch::channel(Mode::Pass);

@@ -2,9 +2,10 @@
 //! and by the pod security standard that it claims; and the plain manifests are what the charts make.
 
 use std::collections::BTreeSet;
+use std::path::Path;
 
 use anyhow::{Context as _, Result, ensure};
-use octavius_tests::{Helm, Kubernetes, deploy, executor_rules, objects};
+use octavius_tests::{Etcd, Helm, Kubernetes, World, deploy, eventually, executor_rules, free_ports, http_get, objects};
 use serde_json::{Value, json};
 
 const CHARTS: [&str; 2] = ["octavius", "octavius-executor"];
@@ -72,24 +73,66 @@ fn the_plain_manifests_are_what_the_charts_make() -> Result<()> {
     Ok(())
 }
 
+/// Makes the kind ServiceMonitor known, of whose fields those that the chart writes: the Prometheus Operator is not here. Its own definition says
+/// the same of them.
+fn define_service_monitor(cluster: &Kubernetes, namespace: &str) -> Result<()> {
+    let text = json!({"type": "string"});
+    let interval = json!({"type": "string", "pattern": "^([0-9]+(ms|s|m|h|d|w|y))+$"});
+    let endpoint = json!({"type": "object", "properties": {"port": text, "interval": interval}});
+    let labels = json!({"type": "object", "additionalProperties": text});
+    let spec = json!({"type": "object", "required": ["endpoints", "selector"], "properties": {
+        "endpoints": {"type": "array", "items": endpoint},
+        "selector": {"type": "object", "properties": {"matchLabels": labels}},
+    }});
+    let schema = json!({"openAPIV3Schema": {"type": "object", "required": ["spec"], "properties": {"spec": spec}}});
+    let definition = json!({
+        "apiVersion": "apiextensions.k8s.io/v1",
+        "kind": "CustomResourceDefinition",
+        "metadata": {"name": "servicemonitors.monitoring.coreos.com"},
+        "spec": {
+            "group": "monitoring.coreos.com",
+            "names": {"kind": "ServiceMonitor", "plural": "servicemonitors"},
+            "scope": "Namespaced",
+            "versions": [{"name": "v1", "served": true, "storage": true, "schema": schema}],
+        },
+    });
+    cluster.apply(&definition, namespace, false)?;
+    eventually("the API server knows the kind ServiceMonitor", || {
+        cluster.get(&format!("/apis/monitoring.coreos.com/v1/namespaces/{namespace}/servicemonitors")).map(drop)
+    })
+}
+
 #[test]
 fn an_api_server_takes_every_object() -> Result<()> {
     let cluster = Kubernetes::shared()?;
     let namespace = cluster.namespace()?;
+    define_service_monitor(&cluster, namespace.name())?;
     let mut sets = rendered(&Helm::new()?)?;
     for chart in CHARTS {
         let text = std::fs::read_to_string(deploy().join(format!("manifests/{chart}.yaml")))?;
         sets.push((chart, "the plain manifests".to_owned(), objects(&text)?));
     }
+    let mut kinds = BTreeSet::new();
     for (chart, set, objects) in sets {
-        // In the test's own namespace, whatever they name. The operator of a ServiceMonitor is not here.
-        for mut object in objects.into_iter().filter(|object| object["kind"] != "ServiceMonitor") {
+        // In the test's own namespace, whatever they name.
+        for mut object in objects {
+            kinds.insert(object["kind"].to_string());
             if object["metadata"]["namespace"].is_string() {
                 object["metadata"]["namespace"] = namespace.name().into();
             }
             cluster.apply(&object, namespace.name(), true).with_context(|| format!("{chart} with {set}"))?;
         }
     }
+    ensure!(kinds.contains("\"ServiceMonitor\""), "no set of values has a ServiceMonitor: {kinds:?}");
+    // And that is no formality: a field that there is not is refused.
+    let misspelt = json!({
+        "apiVersion": "monitoring.coreos.com/v1",
+        "kind": "ServiceMonitor",
+        "metadata": {"name": "misspelt"},
+        "spec": {"selector": {}, "endpoints": [{"portName": "metrics"}]},
+    });
+    let refused = cluster.apply(&misspelt, namespace.name(), true).err().context("a field that is not there was taken")?;
+    ensure!(format!("{refused:#}").contains("portName"), "{refused:#}");
     Ok(())
 }
 
@@ -241,6 +284,75 @@ fn controllers_are_told_what_the_values_say() -> Result<()> {
         &external.iter().find(|object| object["kind"] == "Deployment").context("no Deployment")?["spec"]["template"]["spec"];
     let pause = pod["containers"][0]["lifecycle"]["preStop"]["sleep"]["seconds"].as_u64().context("no pause")?;
     ensure!(pod["terminationGracePeriodSeconds"].as_u64().context("no grace")? > pause + 11);
+    Ok(())
+}
+
+/// A member of the bundled etcd as a process of this machine: the flags that its container gets, with ports of its own for the cluster's names.
+fn member_here(flags: &Value, number: usize, ports: &[[u16; 3]], folder: &Path) -> Result<(u16, Vec<String>)> {
+    let flags = flags.as_array().context("no flags")?.iter().map(|flag| {
+        let mut flag = flag.as_str().context("no text")?.replace("$(POD_NAME)", &format!("octavius-etcd-{number}"));
+        for (member, own) in ports.iter().enumerate() {
+            for (named, here) in [2379, 2380, 2381].into_iter().zip(own) {
+                let name = format!("octavius-etcd-{member}.octavius-etcd.prod.svc:{named}");
+                flag = flag.replace(&name, &format!("127.0.0.1:{here}"));
+                if member == number {
+                    flag = flag.replace(&format!("0.0.0.0:{named}"), &format!("127.0.0.1:{here}"));
+                }
+            }
+        }
+        flag = flag.replace("/var/lib/etcd/data", &folder.join(number.to_string()).display().to_string());
+        ensure!(!flag.contains(".svc") && !flag.contains("0.0.0.0"), "{flag} names something else");
+        Ok(flag)
+    });
+    Ok((ports[number][0], flags.collect::<Result<_>>()?))
+}
+
+/// The test's Kubernetes has no names by which members would find each other, so that they are processes here.
+#[test]
+fn the_three_members_that_the_chart_describes_are_one_etcd_of_which_any_may_be_lost() -> Result<()> {
+    let three = deploy().join("helm/octavius/ci/three-members.yaml").display().to_string();
+    let three = Helm::new()?.template("octavius", "octavius", "prod", Some(&three))?;
+    let etcd = one(&three, "StatefulSet", "-etcd")?;
+    assert_eq!((&etcd["spec"]["replicas"], &etcd["spec"]["podManagementPolicy"]), (&3.into(), &"Parallel".into()));
+    let container = &etcd["spec"]["template"]["spec"]["containers"][0];
+    let world = World::new()?;
+    let free = free_ports(9)?;
+    let ports = [[free[0], free[1], free[2]], [free[3], free[4], free[5]], [free[6], free[7], free[8]]];
+    let members = (0..3).map(|number| member_here(&container["args"], number, &ports, &world.path("etcd")));
+    let mut etcd = Etcd::of_flags(members.collect::<Result<Vec<_>>>()?)?;
+    for probe in ["startupProbe", "livenessProbe", "readinessProbe"] {
+        let path = container[probe]["httpGet"]["path"].as_str().context("no path")?;
+        for [_, _, metrics] in ports {
+            let content = eventually("the probe is content", || {
+                let answer = http_get(metrics, path)?;
+                ensure!(answer.starts_with("HTTP/1.0 200 "), "{answer}");
+                Ok(())
+            });
+            content.with_context(|| format!("{probe} of member {metrics}"))?;
+        }
+    }
+
+    // The controllers' addresses of it, as the same values have them.
+    let mut addresses = config(&three, "controller_config.json")?["etcd_host"].as_str().context("no etcd_host")?.to_owned();
+    for (number, [client, ..]) in ports.iter().enumerate() {
+        let name = format!("octavius-etcd-{number}.octavius-etcd.prod.svc:2379");
+        ensure!(addresses.contains(&name), "{addresses}");
+        addresses = addresses.replace(&name, &format!("127.0.0.1:{client}"));
+    }
+    let token = world.path("admin.token").display().to_string();
+    let start = ["controller", "start", "--listen", "127.0.0.1:0", "--bootstrap-token-file", &token];
+    let over_etcd = ["--store", "etcd", "--etcd-host", &addresses];
+    let controller = world.daemon(start.into_iter().chain(over_etcd))?;
+    let port = controller.ready.rsplit(':').next().context("no port")?.parse()?;
+    let admin = world.admin(port)?;
+    for member in 0..3 {
+        etcd.kill(member)?;
+        eventually("the other two take a change", || {
+            admin.run(&["tokens", "create", "--role", "viewer", "--user", "ann"])?.expect(0).map(drop)
+        })
+        .with_context(|| format!("without member {member}"))?;
+        etcd.restart(member)?;
+    }
     Ok(())
 }
 

@@ -1,11 +1,13 @@
 //! The whole of it inside a cluster, installed as an operator does: the image that `deploy/image` makes and the charts of `deploy/helm`, by Helm.
-//! The cluster has neither a way to services nor names, so that everything shares the node's network, on loopback.
+//! The cluster has neither a way to services nor names, nor one from pod to pod: either everything shares the node's network, on loopback, or
+//! controllers are reached by their pods' addresses.
 
+use std::net::Ipv4Addr;
 use std::path::Path;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
-use octavius_tests::{Client, Helm, Kubernetes, Namespace, World, eventually, free_ports, image};
+use octavius_tests::{Client, Helm, Kubernetes, Namespace, Proxy, World, eventually, free_ports, image};
 use serde_json::{Value, json};
 
 const IMAGE: &str = "octavius.test/octavius:1";
@@ -212,12 +214,52 @@ impl<'s> Site<'s> {
         Ok(())
     }
 
-    fn install_executors(&self) -> Result<()> {
+    /// An etcd by the chart, on the node's network, with no controller above it; and a way to it for pods, which the value is.
+    fn install_etcd(&self) -> Result<Proxy> {
+        let [grpc, metrics, _, _, client, peer, etcd_metrics] = self.ports[..] else { anyhow::bail!("seven ports are needed") };
+        let bundled = json!({"bundled": {
+            "image": values_of("octavius.test/etcd:1"),
+            "ports": {"client": client, "peer": peer, "metrics": etcd_metrics},
+            "persistence": {"size": "64Mi", "storageClass": self.system.name()},
+        }});
+        let mut values = self.controller(&[grpc, metrics], &bundled);
+        values["replicas"] = 0.into();
+        self.install("store-octavius", "octavius", &values)?;
+        // The node has its address in the pods' network while there is a pod in it.
+        let container = json!({"name": "sleep", "image": Kubernetes::BUSYBOX, "command": ["sleep", "3600"]});
+        let pod = json!({"metadata": {"name": "gate"}, "spec": {"containers": [container], "terminationGracePeriodSeconds": 0}});
+        self.cluster.post(&self.system.path("pods"), &pod)?;
+        let own: Ipv4Addr = eventually("the pod has an address", || {
+            let pod = self.cluster.get(&self.system.path("pods/gate"))?;
+            pod["status"]["podIP"].as_str().with_context(|| pod["status"].to_string())?.parse().context("no address")
+        })?;
+        let [a, b, c, _] = own.octets();
+        Proxy::start_on(Ipv4Addr::new(a, b, c, 1), ([127, 0, 0, 1], client).into())
+    }
+
+    /// The addresses of a release's controllers once so many are ready, and no other is there.
+    fn controllers(&self, release: &str, count: usize) -> Result<Vec<String>> {
+        let labels = format!("app.kubernetes.io/instance={release},app.kubernetes.io/component=controller");
+        let found = eventually("the controllers are ready", || {
+            let pods = self.cluster.get(&self.system.path(&format!("pods?labelSelector={labels}")))?["items"].clone();
+            let pods = pods.as_array().context("no pods")?;
+            let ready = pods.iter().filter(|pod| is_ready(pod) && pod["metadata"]["deletionTimestamp"].is_null());
+            let addresses = ready.filter_map(|pod| Some(format!("{}:3000", pod["status"]["podIP"].as_str()?)));
+            let addresses: Vec<_> = addresses.collect();
+            ensure!(pods.len() == count && addresses.len() == count, "{} pods, ready are {addresses:?}", pods.len());
+            Ok(addresses)
+        });
+        found.with_context(|| self.pods())
+    }
+
+    /// Installs executors of the controllers at these addresses, whose certificate is for `server_name`, or for the addresses where it is empty.
+    fn install_executors(&self, controllers: &[String], server_name: &str) -> Result<()> {
         let api = self.cluster.url()?;
         let port = api.rsplit(':').next().context("no port")?;
         let values = json!({
             "idPrefix": "inside",
-            "controllers": [self.address(0), self.address(2)],
+            "controllers": controllers,
+            "tls": {"serverName": server_name},
             "image": values_of(IMAGE),
             "hostNetwork": true,
             "capacity": 4,
@@ -262,16 +304,17 @@ impl<'s> Site<'s> {
         pods["items"].as_array().and_then(|items| items.first()).cloned().with_context(|| format!("no {component} of {release}"))
     }
 
-    /// Waits until the Service of the first release has a controller behind it: what it selects wrongly, no pod would ever notice.
-    fn until_service_leads_to(&self, port: u16) -> Result<()> {
+    /// Waits until the Service of the first release has so many controllers behind it: what it selects wrongly, no pod would ever notice.
+    fn until_service_leads_to(&self, port: u16, count: usize) -> Result<()> {
         let slices = format!(
             "/apis/discovery.k8s.io/v1/namespaces/{}/endpointslices?labelSelector=kubernetes.io/service-name=octavius",
             self.system.name()
         );
         let found = eventually("the Service has an endpoint", || {
             let slice = self.cluster.get(&slices)?["items"][0].clone();
-            let (leads_to, ready) = (&slice["ports"][0]["port"], &slice["endpoints"][0]["conditions"]["ready"]);
-            ensure!(*leads_to == port && *ready == true, "port {leads_to}, ready {ready}");
+            let endpoints = slice["endpoints"].as_array().context("no endpoints")?;
+            let ready = endpoints.iter().filter(|endpoint| endpoint["conditions"]["ready"] == true).count();
+            ensure!(slice["ports"][0]["port"] == port && ready == count, "ports {}, ready {ready}", slice["ports"]);
             Ok(())
         });
         found.with_context(|| self.pods())
@@ -319,6 +362,19 @@ fn executors(admin: &Client<'_>) -> Result<Vec<(String, String)>> {
     Ok(here)
 }
 
+/// Writes a catalogue with the job `hello`, which runs in the cluster with an argument and a Secret that nobody else is to see.
+fn write_catalog(world: &World) -> Result<()> {
+    let job = format!(
+        "name: hello\nimage_name: {}\ncommand: [sh, -c, 'echo \"hello $who, $PAYMENT_TOKEN\"']\nexecutor: {{pool: inside}}\nenv_vars:\n  \
+         args: [{{name: who, description: whom to greet, required: true, sensitive: true}}]\n  secrets: [{{name: PAYMENT_TOKEN, description: payment gateway, \
+         from: {{kubernetes: {{secret: gateway, key: token}}}}}}]\n",
+        Kubernetes::BUSYBOX
+    );
+    world.write("catalog/octavius.yaml", "catalog: team\n")?;
+    world.write("catalog/hello.yaml", &job)?;
+    Ok(())
+}
+
 /// Runs the job, and returns its status once it has succeeded.
 fn run(admin: &Client<'_>) -> Result<Value> {
     let ran = admin.run(&["execute", "hello", "--arg", "who=Ada", "--follow"])?.expect(0)?;
@@ -339,26 +395,19 @@ fn what_the_charts_install_runs_a_job_and_goes_on_when_a_pod_is_lost() -> Result
     site.secret(&site.system, "octavius-admin", &json!({"token": token}))?;
     site.certify()?;
     site.install_controllers()?;
-    site.until_service_leads_to(site.ports[0])?;
+    site.until_service_leads_to(site.ports[0], 1)?;
 
     let admin = world.client_of("admin", &format!("{},{}", site.address(0), site.address(2)), &token)?;
     let create = ["tokens", "create", "--role", "registration", "--uses", "2", "-o", "json"];
     let registration = admin.run(&create)?.expect(0)?.json()?["token"].clone();
     site.secret(&site.system, "octavius-executor", &json!({"token": registration}))?;
     site.secret(&site.jobs, "gateway", &json!({"token": "s3cret"}))?;
-    site.install_executors()?;
+    site.install_executors(&[site.address(0), site.address(2)], "")?;
     site.check_rights()?;
     let registered = eventually("both executors have a session", || executors(&admin))?;
     assert_eq!(registered.iter().map(|(id, _)| id.as_str()).collect::<Vec<_>>(), ["inside-0", "inside-1"]);
 
-    let job = format!(
-        "name: hello\nimage_name: {}\ncommand: [sh, -c, 'echo \"hello $who, $PAYMENT_TOKEN\"']\nexecutor: {{pool: inside}}\nenv_vars:\n  \
-         args: [{{name: who, description: whom to greet, required: true, sensitive: true}}]\n  secrets: [{{name: PAYMENT_TOKEN, description: payment gateway, \
-         from: {{kubernetes: {{secret: gateway, key: token}}}}}}]\n",
-        Kubernetes::BUSYBOX
-    );
-    world.write("catalog/octavius.yaml", "catalog: team\n")?;
-    world.write("catalog/hello.yaml", &job)?;
+    write_catalog(&world)?;
     admin.run(&["apply", "catalog"])?.expect(0)?;
     let status = run(&admin)?;
     let id = status["id"].as_str().context("no id")?;
@@ -412,5 +461,62 @@ fn what_the_charts_install_runs_a_job_and_goes_on_when_a_pod_is_lost() -> Result
         Ok(())
     })?;
     ensure!(begun.elapsed() < Duration::from_secs(180), "{:?}", begun.elapsed());
+    Ok(())
+}
+
+/// As the chart has it by itself, two controllers of one Deployment with addresses of their own.
+#[test]
+fn two_controllers_of_one_deployment_serve_together_and_are_replaced_one_by_one() -> Result<()> {
+    let cluster = Kubernetes::shared()?;
+    let world = World::new()?;
+    let authority = world.path("tls/ca.pem").display().to_string();
+    let world = world.variable("OCTAVIUS_CA_FILE", &authority).variable("OCTAVIUS_SERVER_NAME", "localhost");
+    let site = Site::new(&world, &cluster)?;
+    let token = world.run(&["tokens", "generate"])?.expect(0)?.stdout.trim().to_owned();
+    site.secret(&site.system, "octavius-admin", &json!({"token": token}))?;
+    site.certify()?;
+    let way = site.install_etcd()?;
+    let values = json!({
+        "image": values_of(IMAGE),
+        "preStopSeconds": 1,
+        "encryptionKeys": {"existingSecret": "octavius-encryption"},
+        "etcd": {"endpoints": [format!("http://{}", way.address())]},
+    });
+    site.install("octavius", "octavius", &values)?;
+    site.until_service_leads_to(3000, 2)?;
+    let both = site.controllers("octavius", 2)?;
+
+    let admin = world.client_of("admin", &both.join(","), &token)?;
+    let create = ["tokens", "create", "--role", "registration", "--uses", "2", "-o", "json"];
+    let registration = admin.run(&create)?.expect(0)?.json()?["token"].clone();
+    site.secret(&site.system, "octavius-executor", &json!({"token": registration}))?;
+    site.secret(&site.jobs, "gateway", &json!({"token": "s3cret"}))?;
+    site.install_executors(&both, "localhost")?;
+    eventually("both executors have a session", || executors(&admin))?;
+    write_catalog(&world)?;
+    admin.run(&["apply", "catalog"])?.expect(0)?;
+
+    // What one of them accepts, the other shows, to the end.
+    let [one, other] = [0, 1].map(|index| world.client_of(&format!("admin-{index}"), &both[index], &token));
+    let (one, other) = (one?, other?);
+    let id = one.execute("hello", &["--arg", "who=Ada"])?;
+    let followed = other.run(&["getlogs", &id, "--follow"])?.expect(0)?;
+    ensure!(followed.stdout == "hello Ada, ******\n", "{followed:?}");
+
+    // One is lost with all that it was told: the other takes over what there is, and the Deployment makes a new one.
+    site.lose(&site.pod("octavius", "controller")?)?;
+    run(&admin)?;
+    let after_loss = site.controllers("octavius", 2)?;
+    ensure!(after_loss != both, "{after_loss:?}");
+    // An upgrade, with new ones before the old ones go.
+    let upgrade = ["upgrade", "octavius", "octavius", "--reuse-values", "--set", "config.retention_age=10d"];
+    site.helm(&[&upgrade[..], &["--wait", "--timeout", "90s"]].concat())?;
+    let upgraded = site.controllers("octavius", 2)?;
+    ensure!(upgraded.iter().all(|address| !after_loss.contains(address)), "{upgraded:?} after {after_loss:?}");
+    let admin = world.client_of("admin", &upgraded.join(","), &token)?;
+    assert_eq!(admin.status(&id)?["state"], "succeeded");
+    for release in ["octavius-executor", "octavius", "store-octavius"] {
+        site.helm(&["uninstall", release, "--wait", "--timeout", "60s"])?;
+    }
     Ok(())
 }

@@ -4,8 +4,8 @@
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, bail, ensure};
-use octavius_tests::collector::{Collector, Exported};
-use octavius_tests::{Client, Daemon, Special, World, eventually, free_ports};
+use octavius_tests::collector::{Collector, Exported, Secured};
+use octavius_tests::{Authority, Client, Daemon, Days, Special, World, eventually, free_ports};
 use serde_json::Value;
 
 const PARENT: &str = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01";
@@ -125,12 +125,62 @@ const SAID: [(&str, &str); 2] =
 #[test]
 fn one_trace_goes_from_the_command_line_to_the_job() -> Result<()> {
     let [headers, resource] = SAID;
-    one_trace(&Collector::grpc()?, &[headers, resource, ("OTEL_EXPORTER_OTLP_PROTOCOL", "grpc")])
+    one_trace(&Collector::grpc(None)?, &[headers, resource, ("OTEL_EXPORTER_OTLP_PROTOCOL", "grpc")])
 }
 
 #[test]
 fn spans_are_exported_over_http_as_well() -> Result<()> {
-    one_trace(&Collector::http()?, &SAID)
+    one_trace(&Collector::http(None)?, &SAID)
+}
+
+const GRPC: (&str, &str) = ("OTEL_EXPORTER_OTLP_PROTOCOL", "grpc");
+const HTTP: (&str, &str) = ("OTEL_EXPORTER_OTLP_PROTOCOL", "http/protobuf");
+
+/// As where one collector serves a whole company: it shows a certificate of the company's own authority, and takes spans of those that show one.
+#[test]
+fn spans_go_over_tls_to_a_collector_that_asks_who_one_is() -> Result<()> {
+    let folder = tempfile::tempdir()?;
+    let (authority, clients) = (Authority::new("collectors")?, Authority::new("clients")?);
+    let pair = authority.server(folder.path(), "collector", &["127.0.0.1"], Days::Now)?;
+    let own = clients.client(folder.path(), "octavius", Days::Now)?;
+    let authority = authority.write(&folder.path().join("ca.pem"))?;
+    let file = |path: &std::path::Path| path.display().to_string();
+    let (authority, certificate, key) = (file(&authority), file(&own.certificate), file(&own.key));
+    let secured = Some(Secured { pair: &pair, clients: Some(clients.pem()) });
+    for (collector, protocol) in [(Collector::grpc(secured)?, GRPC), (Collector::http(secured)?, HTTP)] {
+        let [headers, resource] = SAID;
+        let shown = [
+            ("OTEL_EXPORTER_OTLP_CERTIFICATE", authority.as_str()),
+            ("OTEL_EXPORTER_OTLP_CLIENT_CERTIFICATE", &certificate),
+            ("OTEL_EXPORTER_OTLP_CLIENT_KEY", &key),
+        ];
+        one_trace(&collector, &[&[headers, resource, protocol][..], &shown].concat())?;
+    }
+    Ok(())
+}
+
+/// Nothing that a process has to say goes to whoever listens in the collector's place.
+#[test]
+fn without_an_authority_the_systems_own_are_asked_and_nobody_else_gets_spans() -> Result<()> {
+    let world = World::new()?;
+    let (_daemons, admin) = whole(&world, &[])?;
+    let authority = Authority::new("collectors")?;
+    let pair = authority.server(&world.path(""), "collector", &["127.0.0.1"], Days::Now)?;
+    let trusted = authority.write(&world.path("ca.pem"))?.display().to_string();
+    let stranger = Authority::new("strangers")?.write(&world.path("strangers.pem"))?.display().to_string();
+    let secured = Some(Secured { pair: &pair, clients: None });
+    for (collector, protocol) in [(Collector::grpc(secured)?, GRPC), (Collector::http(secured)?, HTTP)] {
+        let to = [("OTEL_EXPORTER_OTLP_ENDPOINT", collector.url()), protocol];
+        for untrusted in [("OTEL_EXPORTER_OTLP_CERTIFICATE", stranger.as_str()), ("SSL_CERT_FILE", &stranger)] {
+            let (_, _, stderr) = tell(&admin, &[], 0, &[&to[..], &[untrusted]].concat())?;
+            assert!(stderr.contains("warning: spans were not exported to https://127.0.0.1:"), "{untrusted:?}: {stderr}");
+            assert!(collector.spans().is_empty(), "{untrusted:?}: {:?}", collector.spans());
+        }
+        let (_, _, stderr) = tell(&admin, &[], 0, &[&to[..], &[("SSL_CERT_FILE", &trusted)]].concat())?;
+        assert!(!stderr.contains("span"), "{stderr}");
+        assert!(collector.spans().iter().any(|span| span.name == "octavius execute"), "{:?}", collector.spans());
+    }
+    Ok(())
 }
 
 /// Nobody exports: what a CI system says of its trace reaches the job all the same, and what is no trace is not passed on.
@@ -149,7 +199,7 @@ fn a_trace_passes_through_where_nobody_exports() -> Result<()> {
 
 #[test]
 fn the_sampler_decides_what_is_exported() -> Result<()> {
-    let collector = Collector::grpc()?;
+    let collector = Collector::grpc(None)?;
     let world = World::new()?
         .variable("OTEL_EXPORTER_OTLP_ENDPOINT", collector.url())
         .variable("OTEL_EXPORTER_OTLP_PROTOCOL", "grpc")

@@ -116,7 +116,8 @@ pub fn hint(trouble: &TlsTrouble) -> &'static str {
         TlsTrouble::NotYetValid(_) => "is the clock of this machine right?",
         TlsTrouble::Certificate(_) => "an operator has it made anew; `octavius tls create` makes some to try with",
         TlsTrouble::Clear => {
-            "is this the port of a controller? One without TLS is reached as HOST:PORT, with no CA or client's certificate set"
+            "is this the port of a controller? One without TLS needs a context that sets no CA, client's certificate or server name: \
+             `octavius config --context NAME --cp-host HOST:PORT --token-file FILE`, then `octavius config use NAME`"
         }
         TlsTrouble::NotHttp2 => {
             "is this the port of a controller, or does something stand before it that does not pass HTTP/2 on?"

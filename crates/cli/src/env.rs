@@ -61,6 +61,12 @@ variables! {
     OTLP_PROTOCOL = "OTEL_EXPORTER_OTLP_PROTOCOL";
     /// Headers of each export, as `KEY=VALUE`, separated by commas.
     OTLP_HEADERS = "OTEL_EXPORTER_OTLP_HEADERS";
+    /// The authorities that a collector with `https://` is held against, a file in PEM; without, those that the system trusts.
+    OTLP_CERTIFICATE = "OTEL_EXPORTER_OTLP_CERTIFICATE";
+    /// The certificate that is shown to it, a file in PEM.
+    OTLP_CLIENT_CERTIFICATE = "OTEL_EXPORTER_OTLP_CLIENT_CERTIFICATE";
+    /// That certificate's private key, a file in PEM.
+    OTLP_CLIENT_KEY = "OTEL_EXPORTER_OTLP_CLIENT_KEY";
     /// How the process is called in traces.
     OTEL_SERVICE_NAME = "OTEL_SERVICE_NAME";
     /// What else is said of the process in traces, as `KEY=VALUE`, separated by commas.

@@ -7,10 +7,11 @@ pub fn line(text: &str) -> String {
     text.chars().map(|c| if is_hidden(c) { '\u{fffd}' } else { c }).collect()
 }
 
-/// The first line of a text of several, for places where one line is all there is.
+/// The first paragraph of a text in one line, for places where one line is all there is. A line alone may end in the middle of a sentence.
 #[must_use]
-pub fn first_line(text: &str) -> &str {
-    text.lines().find(|line| !line.trim().is_empty()).unwrap_or_default().trim()
+pub fn first_paragraph(text: &str) -> String {
+    let lines = text.lines().map(str::trim).skip_while(|line| line.is_empty()).take_while(|line| !line.is_empty());
+    lines.collect::<Vec<_>>().join(" ")
 }
 
 /// Control characters, and those that reorder what stands around them.
@@ -153,6 +154,13 @@ mod tests {
         let mut text = cleaner.clean(bytes);
         text.push_str(cleaner.finish());
         text
+    }
+
+    #[test]
+    fn a_sentence_is_not_cut_where_its_line_ends() {
+        assert_eq!(first_paragraph("\n  Warns of those\n  that end.\n\nExit code 1: one ends."), "Warns of those that end.");
+        assert_eq!(first_paragraph(" one\r\n"), "one");
+        assert_eq!(first_paragraph("\n\n"), "");
     }
 
     #[test]

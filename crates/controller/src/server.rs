@@ -275,6 +275,7 @@ impl Controller {
                 scheduler: Arc::clone(&scheduler),
                 room: Arc::clone(&room),
                 archive: keeping.archive.clone(),
+                certificates: certificates.clone(),
             };
             let health = Health { failed: failed.clone(), stopping: shutdown.clone(), judge: Arc::clone(&judge) };
             let metrics = Metrics::bind(listen, sources, health).await.map_err(listen_error(listen))?;

@@ -4,9 +4,10 @@ use std::io::{self, Read as _};
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
 use rustls::pki_types::pem::PemObject as _;
-use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
 use rustls::{CertificateError, RootCertStore};
 
 /// Largest file that is read: a bundle of all public authorities is a quarter of it.
@@ -139,25 +140,41 @@ impl Pair {
     /// What is wrong with the days of the certificate, if anything is: it has expired, or is not valid yet.
     #[must_use]
     pub fn out_of_date(&self) -> Option<CertificateError> {
-        use rustls::client::WebPkiServerVerifier;
-        use rustls::client::danger::ServerCertVerifier as _;
-        use rustls::pki_types::{ServerName, UnixTime};
-        // The days are looked at before the signature: whoever it is that signed it, that they are wrong is told first.
-        let (own, others) = self.chain.split_first()?;
-        let mut anchors = RootCertStore::empty();
-        anchors.add(own.clone()).ok()?;
-        let provider = Arc::new(rustls::crypto::ring::default_provider());
-        let verifier = WebPkiServerVerifier::builder_with_provider(Arc::new(anchors), provider).build().ok()?;
-        let name = ServerName::try_from("any.invalid").ok()?;
-        match verifier.verify_server_cert(own, others, &name, &[], UnixTime::now()) {
-            Err(rustls::Error::InvalidCertificate(
-                error @ (CertificateError::Expired
-                | CertificateError::ExpiredContext { .. }
-                | CertificateError::NotValidYet
-                | CertificateError::NotValidYetContext { .. }),
-            )) => Some(error),
+        days(self.chain.first()?, UnixTime::now())
+    }
+
+    /// When the first of the certificate and those that it is signed by ends, in seconds since 1970: from then on, nobody trusts the pair.
+    /// None where no certificate can be read.
+    #[must_use]
+    pub fn ends(&self) -> Option<u64> {
+        // At the end of time each of them has ended, and the verifier says when.
+        let end_of_time = UnixTime::since_unix_epoch(Duration::from_secs(u64::MAX));
+        let ends = self.chain.iter().filter_map(|certificate| match days(certificate, end_of_time) {
+            Some(CertificateError::ExpiredContext { not_after, .. }) => Some(not_after.as_secs()),
             _ => None,
-        }
+        });
+        ends.min()
+    }
+}
+
+/// What is wrong with the days of a certificate at a time, if anything is. They are looked at before the signature and what the certificate may
+/// be used for: whoever it is that signed it, that they are wrong is told first.
+fn days(certificate: &CertificateDer<'static>, at: UnixTime) -> Option<CertificateError> {
+    use rustls::client::WebPkiServerVerifier;
+    use rustls::client::danger::ServerCertVerifier as _;
+    let mut anchors = RootCertStore::empty();
+    anchors.add(certificate.clone()).ok()?;
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let verifier = WebPkiServerVerifier::builder_with_provider(Arc::new(anchors), provider).build().ok()?;
+    let name = ServerName::try_from("any.invalid").ok()?;
+    match verifier.verify_server_cert(certificate, &[], &name, &[], at) {
+        Err(rustls::Error::InvalidCertificate(
+            error @ (CertificateError::Expired
+            | CertificateError::ExpiredContext { .. }
+            | CertificateError::NotValidYet
+            | CertificateError::NotValidYetContext { .. }),
+        )) => Some(error),
+        _ => None,
     }
 }
 
@@ -168,5 +185,37 @@ pub fn unusable(error: &rustls::Error, files: (&Path, &Path)) -> PemError {
         rustls::Error::InconsistentKeys(_) => PemError::Mismatch { certificate: files.0.to_owned(), key: files.1.to_owned() },
         rustls::Error::InvalidCertificate(_) => content(&files.0.display().to_string(), "the certificate in it is damaged"),
         _ => content(&files.1.display().to_string(), "the key in it cannot be used; RSA, ECDSA and Ed25519 keys can"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair, date_time_ymd};
+
+    use super::*;
+
+    /// An authority that ends in the year, and what it signs.
+    fn chain(own_ends: i32, authority_ends: i32) -> Pair {
+        let mut authority = CertificateParams::default();
+        authority.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        authority.not_after = date_time_ymd(authority_ends, 1, 1);
+        let (authority_key, key) = (KeyPair::generate().unwrap(), KeyPair::generate().unwrap());
+        let signed_by = authority.self_signed(&authority_key).unwrap().pem();
+        let mut own = CertificateParams::new(vec!["ctl.example".to_owned()]).unwrap();
+        own.not_after = date_time_ymd(own_ends, 1, 1);
+        let own = own.signed_by(&key, &Issuer::new(authority, authority_key)).unwrap().pem();
+        let files = (Path::new("tls.crt"), Path::new("tls.key"));
+        Pair::parse(format!("{own}{signed_by}").as_bytes(), key.serialize_pem().as_bytes(), files).unwrap()
+    }
+
+    #[test]
+    fn a_pair_ends_with_the_first_of_its_certificates() {
+        let year = |year| u64::try_from(date_time_ymd(year, 1, 1).unix_timestamp()).unwrap();
+        assert_eq!(chain(2091, 2092).ends(), Some(year(2091)));
+        assert_eq!(chain(2092, 2091).ends(), Some(year(2091)));
+        // One that has ended still says when it did.
+        assert_eq!(chain(2001, 2092).ends(), Some(year(2001)));
+        assert!(matches!(chain(2001, 2092).out_of_date(), Some(CertificateError::ExpiredContext { .. })));
+        assert_eq!(chain(2092, 2091).out_of_date(), None);
     }
 }

@@ -1,7 +1,10 @@
 //! Where spans go, and how they get there: from OpenTelemetry's own variables, as far as they are not left to its library.
 
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
 use opentelemetry::KeyValue;
-use opentelemetry_otlp::tonic_types::transport::ClientTlsConfig;
+use opentelemetry_otlp::tonic_types::transport::{Certificate, ClientTlsConfig, Identity};
 use opentelemetry_otlp::{RetryPolicy, SpanExporter, WithExportConfig as _, WithHttpConfig as _, WithTonicConfig as _};
 use opentelemetry_sdk::Resource;
 use opentelemetry_sdk::resource::{EnvResourceDetector, ResourceDetector as _};
@@ -15,6 +18,15 @@ pub enum Protocol {
     Http,
 }
 
+/// The files of TLS with a collector, in PEM.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Files {
+    /// The authorities that its certificate is held against; without, those that the system trusts.
+    pub authorities: Option<PathBuf>,
+    /// The certificate that is shown to it, and its private key.
+    pub identity: Option<(PathBuf, PathBuf)>,
+}
+
 /// A collector, and how this process is called there.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Collector {
@@ -22,6 +34,8 @@ pub struct Collector {
     pub endpoint: String,
     /// How it is spoken to.
     pub protocol: Protocol,
+    /// What `https://` needs beside it.
+    pub files: Files,
     /// The process's `service.name`.
     pub service: String,
     /// The process's version.
@@ -43,6 +57,9 @@ pub struct StartError {
 /// What follows the address of a collector that is spoken to over HTTP.
 const HTTP_PATH: &str = "/v1/traces";
 
+/// Longest time for one export, as the library has it where nothing is said.
+const WITHIN: Duration = Duration::from_secs(10);
+
 /// Samplers, as the library knows them.
 const SAMPLERS: [&str; 6] =
     ["always_on", "always_off", "traceidratio", "parentbased_always_on", "parentbased_always_off", "parentbased_traceidratio"];
@@ -52,8 +69,9 @@ impl Collector {
     /// exported. `service` is the process's name where the environment gives it none.
     ///
     /// Read here: `OTEL_SDK_DISABLED`, `OTEL_TRACES_EXPORTER`, `OTEL_EXPORTER_OTLP_ENDPOINT`, `OTEL_EXPORTER_OTLP_PROTOCOL`,
-    /// `OTEL_SERVICE_NAME`, and those of the same with `_TRACES`. The library reads those about headers, time-outs, resources, limits and
-    /// samplers by itself.
+    /// `OTEL_EXPORTER_OTLP_CERTIFICATE`, `OTEL_EXPORTER_OTLP_CLIENT_CERTIFICATE`, `OTEL_EXPORTER_OTLP_CLIENT_KEY`, `OTEL_SERVICE_NAME`, and
+    /// those of the same with `_TRACES`. The library reads those about headers, time-outs, resources, limits and samplers by itself; with
+    /// a certificate over HTTP, the time-out is always 10 s.
     ///
     /// # Errors
     /// Where a variable cannot be understood; the error names it. What was meant is then not known, and nothing is exported.
@@ -99,8 +117,19 @@ impl Collector {
             (Protocol::Http, None) => format!("{}{HTTP_PATH}", address.trim_end_matches('/')),
             _ => address,
         };
+        let file = |what: &str| {
+            let named = [format!("OTEL_EXPORTER_OTLP_TRACES_{what}"), format!("OTEL_EXPORTER_OTLP_{what}")];
+            named.iter().find_map(|name| variable(name)).map(PathBuf::from)
+        };
+        let identity = match (file("CLIENT_CERTIFICATE"), file("CLIENT_KEY")) {
+            (Some(certificate), Some(key)) => Some((certificate, key)),
+            (None, None) => None,
+            (Some(_), None) => return Err("OTEL_EXPORTER_OTLP_CLIENT_CERTIFICATE needs OTEL_EXPORTER_OTLP_CLIENT_KEY".to_owned()),
+            (None, Some(_)) => return Err("OTEL_EXPORTER_OTLP_CLIENT_KEY needs OTEL_EXPORTER_OTLP_CLIENT_CERTIFICATE".to_owned()),
+        };
+        let files = Files { authorities: file("CERTIFICATE"), identity };
         let service = variable("OTEL_SERVICE_NAME").unwrap_or_else(|| service.to_owned());
-        Ok(Some(Self { endpoint, protocol, service, version, retries: true }))
+        Ok(Some(Self { endpoint, protocol, files, service, version, retries: true }))
     }
 
     /// The endpoint as it may be told: without a password or a key, as some put into a URL.
@@ -121,20 +150,26 @@ impl Collector {
         // Both kinds of clients look for one, and panic where there is none. One that is there already stays.
         let _ = rustls::crypto::ring::default_provider().install_default();
         let policy = if self.retries { RetryPolicy::recommended() } else { RetryPolicy::disabled() };
+        let is_tls = self.endpoint.starts_with("https://");
         let built = match self.protocol {
             Protocol::Grpc => {
                 let builder = SpanExporter::builder().with_tonic().with_retry_policy(policy).with_endpoint(self.endpoint.clone());
-                match self.endpoint.starts_with("https://") {
-                    true => builder.with_tls_config(ClientTlsConfig::new().with_enabled_roots()).build(),
+                match is_tls {
+                    true => builder.with_tls_config(self.files.for_grpc().map_err(wrong)?).build(),
                     false => builder.build(),
                 }
             }
-            Protocol::Http => SpanExporter::builder()
-                .with_http()
-                .with_retry_policy(policy)
-                .with_protocol(opentelemetry_otlp::Protocol::HttpBinary)
-                .with_endpoint(self.endpoint.clone())
-                .build(),
+            Protocol::Http => {
+                let builder = SpanExporter::builder()
+                    .with_http()
+                    .with_retry_policy(policy)
+                    .with_protocol(opentelemetry_otlp::Protocol::HttpBinary)
+                    .with_endpoint(self.endpoint.clone());
+                match is_tls && self.files != Files::default() {
+                    true => builder.with_http_client(self.files.for_http().map_err(wrong)?).build(),
+                    false => builder.build(),
+                }
+            }
         };
         built.map_err(|error| wrong(error.to_string()))
     }
@@ -148,6 +183,38 @@ impl Collector {
             .filter(|(key, _)| said.get(&(*key).into()).is_none() || (*key == "service.name" && named))
             .map(|(key, value)| KeyValue::new(key, value));
         Resource::builder_empty().with_detector(Box::new(EnvResourceDetector::new())).with_attributes(own).build()
+    }
+}
+
+/// What is in a file of certificates or of a key.
+fn read(path: &Path) -> Result<Vec<u8>, String> {
+    std::fs::read(path).map_err(|error| format!("{}: {error}", path.display()))
+}
+
+impl Files {
+    fn for_grpc(&self) -> Result<ClientTlsConfig, String> {
+        let config = match &self.authorities {
+            Some(path) => ClientTlsConfig::new().ca_certificate(Certificate::from_pem(read(path)?)),
+            None => ClientTlsConfig::new().with_enabled_roots(),
+        };
+        Ok(match &self.identity {
+            Some((certificate, key)) => config.identity(Identity::from_pem(read(certificate)?, read(key)?)),
+            None => config,
+        })
+    }
+
+    fn for_http(&self) -> Result<reqwest::Client, String> {
+        let unusable = |path: &Path, error: reqwest::Error| format!("{}: {error}", path.display());
+        let mut builder = reqwest::Client::builder().timeout(WITHIN);
+        if let Some(path) = &self.authorities {
+            let authorities = reqwest::Certificate::from_pem_bundle(&read(path)?).map_err(|error| unusable(path, error))?;
+            builder = builder.tls_certs_only(authorities);
+        }
+        if let Some((certificate, key)) = &self.identity {
+            let both = [read(certificate)?, read(key)?].join(&b'\n');
+            builder = builder.identity(reqwest::Identity::from_pem(&both).map_err(|error| unusable(certificate, error))?);
+        }
+        builder.build().map_err(|error| error.to_string())
     }
 }
 
@@ -212,8 +279,14 @@ mod tests {
             ("", ""),
         ] {
             let endpoint = endpoint.to_owned();
-            let collector =
-                Collector { endpoint, protocol: Protocol::Grpc, service: String::new(), version: "1", retries: false };
+            let collector = Collector {
+                endpoint,
+                protocol: Protocol::Grpc,
+                files: Files::default(),
+                service: String::new(),
+                version: "1",
+                retries: false,
+            };
             assert_eq!(collector.shown(), shown);
         }
     }
@@ -224,6 +297,29 @@ mod tests {
             let collector = find(&[], Some(endpoint)).unwrap().unwrap();
             let told = collector.exporter().unwrap_err().to_string();
             assert!(told.starts_with(&format!("spans cannot be exported to {}", collector.endpoint)), "{told}");
+        }
+    }
+    #[test]
+    fn files_of_tls_are_those_of_traces_first_and_a_certificate_goes_with_its_key() {
+        let endpoint = ("OTEL_EXPORTER_OTLP_ENDPOINT", "https://c:4317");
+        let (all, traces) =
+            (("OTEL_EXPORTER_OTLP_CERTIFICATE", "/all.pem"), ("OTEL_EXPORTER_OTLP_TRACES_CERTIFICATE", "/traces.pem"));
+        let (shown, key) =
+            (("OTEL_EXPORTER_OTLP_CLIENT_CERTIFICATE", "/c.pem"), ("OTEL_EXPORTER_OTLP_TRACES_CLIENT_KEY", "/c.key"));
+        let files = find(&[endpoint, all, traces, shown, key], None).unwrap().unwrap().files;
+        let identity = Some(("/c.pem".into(), "/c.key".into()));
+        assert_eq!(files, Files { authorities: Some("/traces.pem".into()), identity });
+        assert_eq!(find(&[endpoint], None).unwrap().unwrap().files, Files::default());
+        for (alone, missing) in [(shown, "OTEL_EXPORTER_OTLP_CLIENT_KEY"), (key, "OTEL_EXPORTER_OTLP_CLIENT_CERTIFICATE")] {
+            let told = find(&[endpoint, alone], None).unwrap_err();
+            assert!(told.ends_with(&format!(" needs {missing}")), "{told}");
+        }
+        // A file that is not there is named before anything is sent.
+        for protocol in ["grpc", "http/protobuf"] {
+            let missing =
+                [endpoint, ("OTEL_EXPORTER_OTLP_PROTOCOL", protocol), ("OTEL_EXPORTER_OTLP_CERTIFICATE", "/none/ca.pem")];
+            let told = find(&missing, None).unwrap().unwrap().exporter().unwrap_err().to_string();
+            assert!(told.contains(": /none/ca.pem: No such file"), "{told}");
         }
     }
 }

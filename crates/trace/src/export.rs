@@ -180,7 +180,7 @@ mod tests {
     use opentelemetry_sdk::trace::{Sampler, SdkTracerProvider};
 
     use super::*;
-    use crate::{Collector, Protocol};
+    use crate::{Collector, Files, Protocol};
 
     /// More spans than there is room for, and nobody who takes them: whoever makes them is not held up, memory is bounded, and the end comes
     /// in time.
@@ -188,8 +188,9 @@ mod tests {
     async fn a_flood_of_spans_for_a_collector_that_never_answers_costs_the_spans() {
         let silent = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
         let endpoint = format!("http://{}", silent.local_addr().unwrap());
+        let (protocol, files) = (Protocol::Grpc, Files::default());
         let collector =
-            Collector { endpoint: endpoint.clone(), protocol: Protocol::Grpc, service: "s".into(), version: "1", retries: true };
+            Collector { endpoint: endpoint.clone(), protocol, files, service: "s".into(), version: "1", retries: true };
         let (queue, exporting) = begin(collector.exporter().unwrap(), endpoint.clone());
         let dropped = Arc::clone(&queue.dropped);
         let provider = SdkTracerProvider::builder().with_sampler(Sampler::AlwaysOn).with_span_processor(queue).build();

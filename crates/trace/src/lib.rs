@@ -21,7 +21,7 @@ use opentelemetry::trace::{
 use opentelemetry::{Context, KeyValue, SpanId, TraceId};
 use opentelemetry_sdk::trace::{SdkTracer, SdkTracerProvider, SpanExporter as _};
 
-pub use collector::{Collector, Protocol, StartError};
+pub use collector::{Collector, Files, Protocol, StartError};
 pub use export::{Exporting, NotExported};
 
 /// The process's tracer, where it exports.

@@ -75,7 +75,7 @@ fn collection(object: &Value, namespace: &str) -> Result<String> {
         "NetworkPolicy" => "networkpolicies".to_owned(),
         _ => format!("{}s", kind.to_lowercase()),
     };
-    if kind == "Namespace" {
+    if ["Namespace", "CustomResourceDefinition"].contains(&kind) {
         return Ok(format!("{root}/{plural}"));
     }
     let namespace = object["metadata"]["namespace"].as_str().unwrap_or(namespace);

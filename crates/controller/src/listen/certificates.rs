@@ -61,7 +61,15 @@ pub(crate) struct Certificates {
     files: TlsFiles,
     /// What was taken or refused last.
     settled: Mutex<Look>,
-    current: RwLock<Arc<ServerConfig>>,
+    current: RwLock<Current>,
+}
+
+/// What is in use.
+#[derive(Debug, Clone)]
+struct Current {
+    config: Arc<ServerConfig>,
+    /// When the first certificate of the chain ends, in seconds since 1970.
+    ends: Option<u64>,
 }
 
 impl Certificates {
@@ -71,11 +79,11 @@ impl Certificates {
     /// Where they cannot be used. One that has expired can: it is told, and another may be on its way.
     pub(crate) fn load(files: TlsFiles) -> Result<Self, PemError> {
         let contents = files.read()?;
-        let (config, pair) = build(&files, &contents)?;
-        if let Some(problem) = pair {
+        let (current, problem) = build(&files, &contents)?;
+        if let Some(problem) = problem {
             tracing::error!(certificate = %files.certificate.display(), problem, "clients will not trust the certificate");
         }
-        Ok(Self { files, settled: Mutex::new(Ok(contents)), current: RwLock::new(Arc::new(config)) })
+        Ok(Self { files, settled: Mutex::new(Ok(contents)), current: RwLock::new(current) })
     }
 
     fn settled(&self) -> MutexGuard<'_, Look> {
@@ -84,7 +92,12 @@ impl Certificates {
 
     /// What a handshake that begins now needs.
     pub(crate) fn current(&self) -> Arc<ServerConfig> {
-        Arc::clone(&self.current.read().unwrap_or_else(PoisonError::into_inner))
+        Arc::clone(&self.current.read().unwrap_or_else(PoisonError::into_inner).config)
+    }
+
+    /// When what is shown now ends, in seconds since 1970: from then on no client trusts it.
+    pub(crate) fn ends(&self) -> Option<u64> {
+        self.current.read().unwrap_or_else(PoisonError::into_inner).ends
     }
 
     /// Takes what the files hold whenever that is something new and good.
@@ -117,13 +130,13 @@ impl Certificates {
     /// Whether what a look showed is good, and taken.
     fn take(&self, look: &Look) -> bool {
         let built = look.as_ref().map_err(Clone::clone).and_then(|contents| match build(&self.files, contents) {
-            Ok((config, None)) => Ok(config),
+            Ok((current, None)) => Ok(current),
             Ok((_, Some(problem))) => Err(format!("{}: {problem}", self.files.certificate.display())),
             Err(error) => Err(told(&error)),
         });
         match built {
-            Ok(config) => {
-                *self.current.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(config);
+            Ok(current) => {
+                *self.current.write().unwrap_or_else(PoisonError::into_inner) = current;
                 true
             }
             Err(error) => {
@@ -143,8 +156,9 @@ fn told(error: &PemError) -> String {
 }
 
 /// What a handshake needs of these contents; and what is wrong with the certificate's days, if anything is.
-fn build(files: &TlsFiles, contents: &Contents) -> Result<(ServerConfig, Option<String>), PemError> {
+fn build(files: &TlsFiles, contents: &Contents) -> Result<(Current, Option<String>), PemError> {
     let pair = Pair::parse(&contents.certificate, &contents.key, files.pair())?;
+    let ends = pair.ends();
     let out_of_date = pair.out_of_date().map(|error| error.to_string());
     let of_the_clients = |problem: String| {
         let file = files.client_ca.as_deref().unwrap_or(Path::new("client_ca"));
@@ -164,5 +178,5 @@ fn build(files: &TlsFiles, contents: &Contents) -> Result<(ServerConfig, Option<
     let config = builder.with_single_cert(pair.chain, pair.key);
     let mut config = config.map_err(|error| pem::unusable(&error, files.pair()))?;
     config.alpn_protocols = vec![ALPN.to_vec()];
-    Ok((config, out_of_date))
+    Ok((Current { config: Arc::new(config), ends }, out_of_date))
 }

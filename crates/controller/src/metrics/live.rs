@@ -1,4 +1,4 @@
-//! What is looked up at each scrape: what waits and for what, who is there, how full the store is.
+//! What is looked up at each scrape: what waits and for what, who is there, how full the store is, when the certificate ends.
 
 use std::fmt;
 use std::sync::Arc;
@@ -12,6 +12,7 @@ use prometheus_client::metrics::gauge::ConstGauge;
 use super::Label;
 use crate::archive::Archive;
 use crate::fleet::Fleet;
+use crate::listen::Certificates;
 use crate::room::Room;
 use crate::scheduler::Scheduler;
 use crate::waiting::ExecutorFacts;
@@ -22,6 +23,7 @@ pub(super) struct Live {
     pub(super) scheduler: Arc<Scheduler>,
     pub(super) room: Arc<Room>,
     pub(super) archive: Option<Archive>,
+    pub(super) certificates: Option<Arc<Certificates>>,
 }
 
 impl fmt::Debug for Live {
@@ -47,6 +49,11 @@ impl Collector for Live {
         if let Some(archive) = &self.archive {
             let help = "Whether the archive of logs answered last: 1 or 0.";
             gauge(&mut encoder, "archive_up", help, u64::from(!archive.is_down()))?;
+        }
+        // There is none in the clear, and a rule over it is silent there.
+        if let Some(ends) = self.certificates.as_ref().and_then(|certificates| certificates.ends()) {
+            let help = "When the first certificate of the chain that the port shows ends, in seconds since 1970.";
+            gauge(&mut encoder, "tls_certificate_expiry_timestamp_seconds", help, ends)?;
         }
         Ok(())
     }

@@ -31,6 +31,7 @@ pub(crate) use store::{Counted, StoreCounts};
 
 use crate::archive::Archive;
 use crate::fleet::Fleet;
+use crate::listen::Certificates;
 use crate::losses::Judge;
 use crate::room::Room;
 use crate::scheduler::Scheduler;
@@ -48,18 +49,19 @@ pub(crate) struct Sources {
     pub(crate) scheduler: Arc<Scheduler>,
     pub(crate) room: Arc<Room>,
     pub(crate) archive: Option<Archive>,
+    pub(crate) certificates: Option<Arc<Certificates>>,
 }
 
 /// Everything that is to be scraped.
 fn registry(sources: Sources) -> Registry {
-    let Sources { counts, store, rpcs, fleet, scheduler, room, archive } = sources;
+    let Sources { counts, store, rpcs, fleet, scheduler, room, archive, certificates } = sources;
     let mut registry = Registry::with_prefix("octavius");
     let labels = vec![("version".to_owned(), env!("CARGO_PKG_VERSION").to_owned())];
     registry.register("build", "The version that runs", Info::new(labels));
     counts.register(&mut registry);
     store.register(&mut registry);
     registry.register_collector(Box::new(rpcs));
-    registry.register_collector(Box::new(Live { fleet, scheduler, room, archive }));
+    registry.register_collector(Box::new(Live { fleet, scheduler, room, archive, certificates }));
     registry
 }
 

@@ -7,6 +7,7 @@ use serde_yaml::Value;
 
 use crate::fake::{Fake, hello};
 use crate::harness::House;
+use crate::tls::Secure;
 use crate::waiting::http;
 
 /// A metric as a rule asks for it: its name, and its labels with what is asked of them.
@@ -60,6 +61,10 @@ async fn each_alert_asks_for_metrics_and_labels_that_there_are() {
     fake.finishes(&claim, S::Failed, b"").await.unwrap();
     assert_eq!(claim.id, id);
     let (_, body) = http(house.metrics_address(), "GET", "/metrics").await;
+    // What is there with TLS alone.
+    let secure = Secure::open(None).await;
+    let (_, body_with_tls) = http(secure.house.metrics_address(), "GET", "/metrics").await;
+    let body = body + &body_with_tls;
     let exposed = exposed(&body);
     for (metric, labels) in &exposed {
         // Prometheus has these of its own for whom it asks, and puts ours aside as `exported_…`.

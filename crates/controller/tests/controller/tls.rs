@@ -14,17 +14,18 @@ use tonic::Code;
 
 use crate::fake::{Fake, hello};
 use crate::harness::{House, PATIENCE, eventually, soon};
+use crate::waiting::http;
 
 const JOB: &str = r#"{"name":"j","command":["true"]}"#;
 
 /// A controller with TLS, whose certificate is for this machine's own addresses, and the authority that has signed it.
-struct Secure {
-    house: House,
+pub(crate) struct Secure {
+    pub(crate) house: House,
     authority: Authority,
 }
 
 impl Secure {
-    async fn open(client_ca: Option<&Authority>) -> Self {
+    pub(crate) async fn open(client_ca: Option<&Authority>) -> Self {
         let mut house = House::open().await;
         house.apply(&[JOB]).await;
         house.stop().await;
@@ -223,6 +224,32 @@ async fn certificates_are_renewed_under_running_streams() {
     }
     who(&admin).await.unwrap();
     drop(session);
+}
+
+/// Whoever watches is told in time, and a renewal ends the alert.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_scrape_says_when_the_certificate_that_is_shown_ends() {
+    let mut house = House::open().await;
+    house.stop().await;
+    let authority = Authority::new("ours").unwrap();
+    let begun = jiff::Timestamp::now().as_second();
+    let PairFiles { certificate, key } = authority.server(house.dir(), "server", &["127.0.0.1"], Days::Past).unwrap();
+    house.tls = Some(TlsFiles { certificate, key, client_ca: None });
+    house.start_again().await;
+    const DAY: i64 = 24 * 3600;
+    let is_within_a_minute_of = async |expected: i64| {
+        let (_, body) = http(house.metrics_address(), "GET", "/metrics").await;
+        let ends = body.lines().find_map(|line| line.strip_prefix("octavius_tls_certificate_expiry_timestamp_seconds "));
+        let ends: i64 = ends.ok_or("no such metric")?.parse().map_err(|error| format!("{error}"))?;
+        if (ends - expected).abs() <= 60 { Ok(()) } else { Err(format!("{ends}, not about {expected}")) }
+    };
+    is_within_a_minute_of(begun - DAY).await.unwrap();
+    server(&authority, house.dir());
+    eventually("the renewed certificate's end to be told", async || is_within_a_minute_of(begun + DAY).await).await;
+
+    let in_the_clear = House::open().await;
+    let (_, body) = http(in_the_clear.metrics_address(), "GET", "/metrics").await;
+    assert!(!body.contains("octavius_tls_"), "{body}");
 }
 
 /// As Kubernetes does it: the files are links through a link to a folder, and that one is replaced.

@@ -25,8 +25,8 @@ const AREA: Area = Area::Controllers;
 /// Clocks that differ by less are as good as equal: that is what machines without NTP drift in days.
 const CLOCKS_DIFFER: Duration = Duration::from_secs(5);
 
-/// A token that ends this soon is to be replaced now.
-const ENDS_SOON: Duration = Duration::from_secs(7 * 24 * 3600);
+/// A token or a certificate that ends this soon is to be replaced now.
+pub(super) const ENDS_SOON: Duration = Duration::from_secs(7 * 24 * 3600);
 
 /// From so many percent on, a store will soon refuse log bytes, at 70.
 const FILLS_UP: u32 = 60;

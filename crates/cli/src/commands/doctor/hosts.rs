@@ -2,17 +2,23 @@
 
 use std::net::{SocketAddr, TcpListener};
 use std::path::Path;
+use std::time::Duration;
 
-use octavius_controller::AuditExport;
+use jiff::Timestamp;
+use octavius_controller::{AuditExport, TlsFiles};
+use octavius_proto::pem::{self, Pair};
 
 use super::client::secret_file;
-use super::controllers;
+use super::controllers::{self, ENDS_SOON};
 use super::finding::{Area, Finding};
 use crate::archive_options::ArchiveChoice;
 use crate::commands::{controller, executor};
 use crate::config::Resolved;
+use crate::error::Failure;
+use crate::exit::Exit;
 use crate::folder;
 use crate::store_options::{self, StoreChoice};
+use crate::table::between;
 use crate::{Context, cli};
 
 /// A controller's.
@@ -50,7 +56,7 @@ pub(super) async fn controller(config: &Path) -> Vec<Finding> {
     findings.extend(secret_file(AREA, "admin_token", &bootstrap_token_file));
     findings.push(self::listen(listen));
     if let Some(files) = &tls {
-        findings.push(Finding::ok(AREA, "tls", format!("with TLS, by {}", files.certificate.display())));
+        findings.push(certificate(files));
     } else if !listen.ip().is_loopback() {
         let told = format!("listens at {listen} in plain text: tokens travel in the clear");
         findings.push(Finding::warning(
@@ -114,6 +120,40 @@ fn listen(address: SocketAddr) -> Finding {
     }
 }
 
+/// Whether the certificate and its key can be read, and for how long it is good.
+fn certificate(files: &TlsFiles) -> Finding {
+    const AREA: Area = Area::ControllerHost;
+    const RENEW: &str = "put a new one in its place, with its key: the controller takes it without a restart";
+    let shown = files.certificate.display();
+    let read = || {
+        let (chain, key) = (pem::read(&files.certificate)?, pem::read_private(&files.key)?);
+        Pair::parse(&chain, &key, (&files.certificate, &files.key))
+    };
+    let pair = match read() {
+        Ok(pair) => pair,
+        Err(error) => {
+            return Finding::failed(
+                AREA,
+                "tls",
+                &Failure::new(Exit::Usage, error),
+                "give it to the user that the daemon runs as",
+            );
+        }
+    };
+    let ends = pair.ends().and_then(|seconds| Timestamp::from_second(i64::try_from(seconds).ok()?).ok());
+    let (now, Some(ends)) = (Timestamp::now(), ends) else {
+        return Finding::problem(AREA, "tls", format!("{shown}: the certificate in it is damaged"), RENEW);
+    };
+    if ends <= now {
+        return Finding::problem(AREA, "tls", format!("the certificate in {shown} has expired ({ends:.0})"), RENEW);
+    }
+    let told = format!("with TLS, by {shown}, which ends in {}", between(now, ends));
+    match Duration::try_from(ends.duration_since(now)).is_ok_and(|left| left < ENDS_SOON) {
+        true => Finding::warning(AREA, "tls", told, RENEW),
+        false => Finding::ok(AREA, "tls", told),
+    }
+}
+
 /// An executor's: what `executor check` looks at, and whether its controllers know it.
 pub(super) async fn executor(context: &Context, config: &Path) -> Vec<Finding> {
     const AREA: Area = Area::ExecutorHost;
@@ -174,4 +214,31 @@ pub(super) async fn executor(context: &Context, config: &Path) -> Vec<Finding> {
         Err(failure) => findings.push(Finding::failed(AREA, "address", &failure, "`cp_host` in the file")),
     }
     findings
+}
+
+#[cfg(test)]
+mod tests {
+    use octavius_tests::{Authority, Days};
+
+    use super::super::finding::Verdict;
+    use super::*;
+
+    #[test]
+    fn a_certificate_that_ends_soon_or_cannot_be_read_is_told_before_clients_meet_it() {
+        let folder = tempfile::tempdir().unwrap();
+        let authority = Authority::new("ours").unwrap();
+        let looked_at = |days| {
+            let pair = authority.server(folder.path(), "server", &["127.0.0.1"], days).unwrap();
+            certificate(&TlsFiles { certificate: pair.certificate, key: pair.key, client_ca: None })
+        };
+        // One that is valid is so for a day.
+        let soon = looked_at(Days::Now);
+        assert!(soon.verdict == Verdict::Warning && soon.message.contains("which ends in 23h 59m"), "{soon:?}");
+        let over = looked_at(Days::Past);
+        assert!(over.verdict == Verdict::Problem && over.message.contains("has expired (20"), "{over:?}");
+        let files = ["none.pem", "none.key"].map(|name| folder.path().join(name));
+        let [missing, key] = files;
+        let missing = certificate(&TlsFiles { certificate: missing, key, client_ca: None });
+        assert!(missing.verdict == Verdict::Problem && missing.message.contains("cannot read"), "{missing:?}");
+    }
 }
