@@ -196,7 +196,7 @@ fn a_user_is_not_told_how_the_store_is_and_nothing_is_wrong_with_that() {
     bob.run(&["audit"]).unwrap().expect(3).unwrap();
     let by_bob = || {
         let trail = admin.run(&["audit", "-o", "json"])?.expect(0)?.json()?;
-        let records = trail.as_array().into_iter().flatten().filter(|record| record["user"] == "bob");
+        let records = trail["records"].as_array().into_iter().flatten().filter(|record| record["user"] == "bob");
         Ok::<_, anyhow::Error>(records.map(|record| record["action"].to_string()).collect::<Vec<_>>())
     };
     octavius_tests::eventually("the refused call in the trail", || {

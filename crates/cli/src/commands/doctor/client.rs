@@ -101,6 +101,12 @@ fn token(token: Option<&str>, source: &str) -> Finding {
     }
     match text.parse::<Token>().map(|token| token.kind()) {
         Ok(TokenKind::User) => Finding::ok(AREA, "token", format!("a user's, from {source}")),
+        Ok(TokenKind::Session) => Finding::warning(
+            AREA,
+            "token",
+            format!("the one from {source} is a browser's session, which ends within hours"),
+            REMEDY,
+        ),
         Ok(TokenKind::Executor) => {
             Finding::problem(AREA, "token", format!("the one from {source} is an executor's, and no person's"), REMEDY)
         }
