@@ -7,7 +7,8 @@ use std::time::Duration;
 use octavius_core::JobDefinition;
 use octavius_core::argument::MASK;
 use octavius_core::definition::{
-    Argument, ArgumentType, Concurrency, EnvVars, KubernetesSecret, Logs, Resources, Scalar, Schedule, Secret, SecretSource,
+    Approvals, Argument, ArgumentType, Concurrency, EnvVars, KubernetesSecret, Logs, Resources, Scalar, Schedule, Secret,
+    SecretSource,
 };
 use serde::{Deserialize, Serialize};
 
@@ -200,6 +201,7 @@ impl Differ<'_> {
             labels,
             protect,
             confirm,
+            approvals,
         } = after;
         self.value("name", "/name", &before.name, name);
         self.text("description", "/description", &before.description, description);
@@ -207,6 +209,7 @@ impl Differ<'_> {
         self.command(&before.command, command);
         self.env_vars(&before.env_vars, env_vars);
         self.list("authorized_groups", "/authorized_groups", &before.authorized_groups, authorized_groups);
+        self.approvals(before.approvals.as_ref(), approvals.as_ref());
         self.text("author", "/author", &before.author, author);
         self.text("contributors", "/contributors", &before.contributors, contributors);
         self.text("organization", "/organization", &before.organization, organization);
@@ -323,6 +326,19 @@ impl Differ<'_> {
         self.text(&format!("{path}.description"), &format!("{pointer}/description"), &before.description, description);
         let (before, after) = (before.from.as_ref().map(source_text), from.as_ref().map(source_text));
         self.push(&format!("{path}.from"), &format!("{pointer}/from"), before, after);
+    }
+
+    /// Field by field where there is a rule before and after: that fewer must approve, or others may, is seen at a glance.
+    fn approvals(&mut self, before: Option<&Approvals>, after: Option<&Approvals>) {
+        if let (Some(before), Some(after)) = (before, after) {
+            let Approvals { groups, count, not_self, valid_for } = after;
+            self.list("approvals.groups", "/approvals/groups", &before.groups, groups);
+            self.value("approvals.count", "/approvals/count", &before.count, count);
+            self.value("approvals.not_self", "/approvals/not_self", &before.not_self, not_self);
+            self.optional("approvals.valid_for", "/approvals/valid_for", before.valid_for.as_ref(), valid_for.as_ref());
+            return;
+        }
+        self.optional("approvals", "/approvals", before, after);
     }
 
     fn concurrency(&mut self, before: Option<&Concurrency>, after: Option<&Concurrency>) {

@@ -5,9 +5,9 @@ use std::path::PathBuf;
 use clap::{Args, CommandFactory as _, Parser, Subcommand};
 
 use crate::commands::{
-    apply, audit, backup, cancel, completion, config, controller, create, demo, describe, dev, diff, doctor, execute, executions,
-    executor, executors, export, getlogs, history, import, init, list, man, pause, rollback, schema, status, tls, tokens,
-    unfreeze, validate, version, whoami,
+    apply, approve, audit, backup, cancel, completion, config, controller, create, demo, describe, dev, diff, doctor, execute,
+    executions, executor, executors, export, getlogs, history, import, init, list, man, pause, rollback, schema, status, tls,
+    tokens, unfreeze, validate, version, whoami,
 };
 use crate::env;
 use crate::error::{Failure, Outcome};
@@ -117,6 +117,10 @@ pub enum Command {
     Getlogs(getlogs::GetlogsArgs),
     /// Stop an execution
     Cancel(cancel::CancelArgs),
+    /// Approve an execution that waits for approval
+    Approve(approve::DecisionArgs),
+    /// Reject an execution that waits for approval
+    Reject(approve::DecisionArgs),
 
     /// Run a controller
     Controller(controller::ControllerArgs),
@@ -167,7 +171,10 @@ pub(crate) const GROUPS: [(&str, &[&str]); 4] = [
             "schema",
         ],
     ),
-    ("For people who run jobs", &["list", "describe", "execute", "rerun", "executions", "status", "getlogs", "cancel"]),
+    (
+        "For people who run jobs",
+        &["list", "describe", "execute", "rerun", "executions", "status", "getlogs", "cancel", "approve", "reject"],
+    ),
     (
         "For operators",
         &[

@@ -163,6 +163,9 @@ fn hint_for(fault: &Fault) -> Option<&'static str> {
             "`octavius config --token-file FILE` sets a token; an admin makes one with `octavius tokens create`"
         }
         reason::NOT_PERMITTED => "`octavius whoami` shows your role and groups",
+        reason::NOT_AN_APPROVER => "`octavius whoami` shows your groups; who asked for it can stop it: `octavius cancel ID`",
+        reason::NOT_WAITING_FOR_APPROVAL => "`octavius status ID` shows how it stands, `octavius cancel ID` stops it",
+        reason::APPROVAL_EXPIRED => "ask for it anew: `octavius rerun ID`",
         reason::HEAD_MOVED => "someone applied in the meantime: look at `octavius diff` and apply again",
         reason::FROZEN => "nothing is applied to it until `octavius unfreeze`",
         reason::PROTECTED => "apply it without `protect: true` first, then remove it",

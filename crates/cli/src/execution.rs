@@ -4,6 +4,7 @@ use octavius_core::{State, Timestamp};
 use octavius_proto::v1;
 use serde_json::{Value, json};
 
+use crate::approvals;
 use crate::arguments::shell_quoted;
 use crate::sanitize::line;
 use crate::table::{self, between, from_wire, wire_time};
@@ -58,6 +59,7 @@ pub fn summary(execution: &v1::Execution) -> Value {
         "executor": text_or_null(&execution.executor),
         "scheduled_for": time_or_null(execution.tick.as_ref()),
         "trace_id": text_or_null(&execution.trace_id),
+        "approvals": execution.approvals.as_ref().map(approvals::to_json),
         "created_at": time_or_null(execution.created_at.as_ref()),
         "finished_at": time_or_null(execution.finished_at.as_ref()),
     })
@@ -131,6 +133,8 @@ pub fn in_words(reason: &str) -> String {
         Reason::ENCRYPTION_KEY_MISSING => "the controllers lack the key that its sensitive arguments are encrypted with",
         Reason::ARGUMENTS_DAMAGED => "its sensitive arguments are not as they were encrypted",
         Reason::CANCELLED => "someone asked for it to stop",
+        Reason::REJECTED => "somebody who could have approved it said no",
+        Reason::APPROVAL_EXPIRED => "it had not started when its approvals, or the wait for them, ran out",
         Reason::DEADLINE => "it ran longer than its timeout",
         Reason::QUEUE_DEADLINE => "it waited in the queue longer than it may",
         Reason::EXECUTOR_LOST => "its executor was not heard of for too long",
@@ -221,6 +225,7 @@ pub fn render(execution: &v1::Execution, wait: Option<&v1::Wait>, commit: &str, 
     let sentence = sentence_with(execution, wait, now);
     let mut out = format!("{}  {}  {sentence}\n", line(&execution.id), line(&execution.job));
     out.push_str(&wait.map(waiting::render).unwrap_or_default());
+    out.push_str(&approvals::render_missing(execution, now));
     let mut facts: Vec<(&str, String)> = vec![
         ("user", execution.user.clone()),
         ("scheduled", from_wire(execution.tick.as_ref()).map(|tick| format!("for {}", table::time(tick))).unwrap_or_default()),
@@ -243,6 +248,7 @@ pub fn render(execution: &v1::Execution, wait: Option<&v1::Wait>, commit: &str, 
     arguments.sort_unstable();
     let arguments: Vec<String> = arguments.into_iter().map(|(name, value)| format!("{name}={value}")).collect();
     facts.push(("arguments", arguments.join(" ")));
+    facts.extend(approvals::facts(execution));
     facts.push(("rerun of", execution.rerun_of.clone()));
     facts.push(("trace id", execution.trace_id.clone()));
     let place = execution.attempts.last().and_then(|attempt| in_cluster(&attempt.runs_as));
@@ -283,6 +289,10 @@ pub fn render(execution: &v1::Execution, wait: Option<&v1::Wait>, commit: &str, 
     }
     match state(execution) {
         Some(state) if state.is_terminal() => out.push_str(&format!("its log: octavius getlogs {id}\n")),
+        Some(State::WaitingForApproval) => {
+            out.push_str(&approvals::render_commands(execution));
+            out.push_str(&format!("stop it: octavius cancel {id}\n"));
+        }
         Some(State::Queued) => out.push_str(&format!("stop it: octavius cancel {id}\n")),
         _ => out.push_str(&format!("follow it: octavius getlogs {id} -f\nstop it: octavius cancel {id}\n")),
     }

@@ -71,7 +71,7 @@ impl Exit {
             State::Cancelled => Self::Cancelled,
             State::TimedOut => Self::TimedOut,
             State::Lost => Self::Lost,
-            State::Queued | State::Claimed | State::Starting | State::Running => Self::WaitTimedOut,
+            State::WaitingForApproval | State::Queued | State::Claimed | State::Starting | State::Running => Self::WaitTimedOut,
         }
     }
 }

@@ -1,6 +1,7 @@
 //! The one binary of Octavius: arguments, rendering, `dev` and `demo`. Each command has its module in [`commands`]; what they share is here:
 //! configuration ([`config`]), connections ([`session`]), output ([`output`]), errors and exit codes ([`error`], [`exit`]).
 
+pub mod approvals;
 pub mod archive_options;
 pub mod arguments;
 pub mod catalog_args;
@@ -129,6 +130,8 @@ fn dispatch(context: &Context, command: Command) -> Outcome {
         Command::Status(args) => client(c::status::run(context, &args)),
         Command::Getlogs(args) => client(c::getlogs::run(context, &args)),
         Command::Cancel(args) => client(c::cancel::run(context, &args)),
+        Command::Approve(args) => client(c::approve::approve(context, &args)),
+        Command::Reject(args) => client(c::approve::reject(context, &args)),
         Command::Executors(args) => client(c::executors::run(context, &args)),
         Command::Pause(args) => client(c::pause::pause(context, &args)),
         Command::Unpause(args) => client(c::pause::unpause(context, &args)),

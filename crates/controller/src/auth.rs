@@ -80,6 +80,16 @@ pub(crate) const TABLE: &[(&str, Permission, Audit)] = &[
         Permission::Execute,
         Changes("execution.cancel", of::<v1::CancelExecutionRequest>),
     ),
+    (
+        "/octavius.v1.ExecutionService/ApproveExecution",
+        Permission::Execute,
+        Changes("execution.approve", of::<v1::ApproveExecutionRequest>),
+    ),
+    (
+        "/octavius.v1.ExecutionService/RejectExecution",
+        Permission::Execute,
+        Changes("execution.reject", of::<v1::RejectExecutionRequest>),
+    ),
     ("/octavius.v1.LogService/AppendLog", Permission::RunExecutions, Told("log.append")),
     ("/octavius.v1.LogService/ReadLog", Permission::ReadExecutions, Reads("log.read")),
     (
@@ -333,7 +343,7 @@ fn describe(permission: Permission) -> &'static str {
         Permission::ReadCatalog => "read the catalogue",
         Permission::ReadExecutions => "read executions",
         Permission::ReadExecutors => "read executors",
-        Permission::Execute => "run or cancel jobs",
+        Permission::Execute => "run, cancel or approve jobs",
         Permission::Apply => "read or change a catalogue as a whole",
         Permission::Administer => "administer tokens, executors and pauses, or read the audit trail",
         Permission::RunExecutions => "act as an executor",

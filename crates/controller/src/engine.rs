@@ -6,7 +6,7 @@ use std::sync::Arc;
 use octavius_core::argument::Arguments;
 use octavius_core::execution::{Applied, Event, Execution, Refusal, State};
 use octavius_core::{Digest, ExecutionId, ExecutorId, JobDefinition, Timing, label};
-use octavius_store::record::{OwnRecord, QueueRecord, SlotRecord};
+use octavius_store::record::{ApprovalWaitRecord, OwnRecord, QueueRecord, SlotRecord};
 use octavius_store::{Commit, Entry, Key, Revision, Store, StoreError, Txn, blob, codec, key};
 
 use crate::clock::Clock;
@@ -184,7 +184,7 @@ impl Engine {
         Err(EngineError::Contended(id))
     }
 
-    /// Everything that a new execution writes: its record, its place in the queue, its place in two listings, and the slot of its job where it
+    /// Everything that a new execution writes: its record, its place in the queue or among what waits for approval, its place in two listings, and the slot of its job where it
     /// takes one at once.
     pub(crate) fn submission(&self, execution: &Execution) -> Txn {
         let record = key::execution(execution.id);
@@ -265,7 +265,7 @@ fn slot(execution: &Execution) -> Option<(u32, SlotRecord)> {
     Some((execution.slot?, SlotRecord { id: execution.id, lost }))
 }
 
-/// Adds to `txn` what else changes with an execution: whether it waits, whether it is over, who holds it, and which slot of its job it has.
+/// Adds to `txn` what else changes with an execution: whether it waits, and for what, whether it is over, who holds it, and which slot of its job it has.
 fn index(mut txn: Txn, before: Option<&Execution>, after: &Execution, timing: &Timing) -> Txn {
     let waited = before.is_some_and(|before| before.state == State::Queued);
     let waits = after.state == State::Queued;
@@ -274,6 +274,15 @@ fn index(mut txn: Txn, before: Option<&Execution>, after: &Execution, timing: &T
     }
     if waits && !waited {
         txn = txn.put(queue_key(after), codec::encode(&queue_record(after, timing)));
+    }
+    let awaits = |execution: &Execution| execution.state == State::WaitingForApproval;
+    match (before.is_some_and(awaits), awaits(after)) {
+        (false, true) => {
+            let record = ApprovalWaitRecord { expires_at: after.waits_until() };
+            txn = txn.put(key::awaits_approval(after.id), codec::encode(&record));
+        }
+        (true, false) => txn = txn.delete(key::awaits_approval(after.id)),
+        (false, false) | (true, true) => {}
     }
     if let Some(finished_at) = after.finished_at
         && after.state.is_terminal()
@@ -318,7 +327,7 @@ fn queue_record(execution: &Execution, timing: &Timing) -> QueueRecord {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use octavius_core::execution::{Ending, Fence, Submission};
+    use octavius_core::execution::{Approver, Ending, Fence, Submission};
     use octavius_core::{CatalogName, Timestamp};
     use octavius_store::Change;
 
@@ -369,6 +378,24 @@ mod tests {
         assert_eq!(steps.take(Event::Run { fence, runs_as: String::new(), image: String::new() }), [""; 0]);
         assert_eq!(steps.take(Event::Cancel { by: "ann".into() }), ["put own"]);
         assert_eq!(steps.take(Event::Finish { fence, ending: Ending::succeeded(), log: None }), ["put gc", "delete own"]);
+    }
+
+    /// What is neither in the queue nor among what waits for approval would wait for ever; what is in both would start unapproved.
+    #[test]
+    fn what_waits_for_approval_is_not_in_the_queue() {
+        let asked = |count: u32| queued(&format!(r#"{{"name":"j","command":["true"],"approvals":{{"count":{count}}}}}"#), None);
+        let approve = |user: &str| {
+            let by = Approver { user: user.into(), groups: Vec::new(), may_run: true };
+            Event::Approve { by, reason: String::new() }
+        };
+        assert_eq!(indexed(None, &asked(2)), ["put awaiting-approval"]);
+        let mut steps = Steps(asked(2));
+        assert_eq!(steps.take(approve("bob")), [""; 0]);
+        assert_eq!(steps.take(approve("cyn")), ["put queue", "delete awaiting-approval"]);
+        assert_eq!(queue_record(&steps.0, &Timing::default()).expires_at, steps.0.waits_until());
+        assert_eq!(steps.claim(None).0, ["delete queue", "put own"]);
+        let mut steps = Steps(asked(1));
+        assert_eq!(steps.take(Event::Cancel { by: "ann".into() }), ["delete awaiting-approval", "put gc"]);
     }
 
     #[test]

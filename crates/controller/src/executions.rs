@@ -1,5 +1,6 @@
-//! Executions: submitted, found, listed, watched, cancelled.
+//! Executions: submitted, approved, found, listed, watched, cancelled.
 
+mod approvals;
 mod asked;
 
 use std::sync::Arc;
@@ -29,6 +30,7 @@ use crate::scheduler::Scheduler;
 use crate::streams::{Responses, until_stop};
 use crate::{auth, fault, traced};
 
+use approvals::Decision;
 pub(crate) use asked::Asked;
 use asked::used_lately;
 
@@ -146,7 +148,7 @@ impl Executions {
         Ok((job, Arc::new(execution)))
     }
 
-    /// The execution that a submission of a job leads to, as it will stand in the queue; its arguments are where they belong already.
+    /// The execution that a submission of a job leads to, as it will wait; its arguments are where they belong already.
     pub(crate) async fn queued(&self, job: &Job, submission: Submission) -> Result<Execution, EngineError> {
         let (catalog, revision) = (job.catalog.name.clone(), job.catalog.head.revision);
         let mut execution = Execution::submit(&job.definition, catalog, revision, submission, &self.timing);
@@ -284,9 +286,10 @@ impl Executions {
         Ok(None)
     }
 
-    /// One's own, and those of jobs that are for one; admins see all.
+    /// One's own, those of jobs that are for one, and those that are for one to approve; admins see all.
     async fn may_see(&self, principal: &Principal, execution: &Execution) -> Result<bool, Fault> {
-        if principal.role == Role::Admin || principal.user == execution.user {
+        let is_theirs = principal.user == execution.user || approvals::is_to_judge(principal, execution);
+        if principal.role == Role::Admin || is_theirs {
             return Ok(true);
         }
         let job = self.definitions.get(execution.definition).await.map_err(fault::from_store)?;
@@ -297,10 +300,23 @@ impl Executions {
         self.definitions.get(execution.definition).await.map_err(fault::from_store)
     }
 
-    async fn shown(&self, execution: &Execution) -> Result<v1::Execution, Fault> {
+    async fn shown(&self, principal: &Principal, execution: &Execution) -> Result<v1::Execution, Fault> {
         let arguments = self.engine.shown_arguments(execution).await.map_err(fault::from_store)?;
         let whole = Execution { arguments, ..execution.clone() };
-        Ok(to_execution(&whole, Some(&*self.job_of(execution).await?)))
+        self.shown_to(principal, execution, to_execution(&whole, Some(&*self.job_of(execution).await?))).await
+    }
+
+    /// Adds what is not the same for everybody.
+    async fn shown_to(
+        &self,
+        principal: &Principal,
+        execution: &Execution,
+        mut shown: v1::Execution,
+    ) -> Result<v1::Execution, Fault> {
+        if let Some(approvals) = &mut shown.approvals {
+            approvals.is_callers = self.may_decide(principal, execution).await?;
+        }
+        Ok(shown)
     }
 
     async fn list(&self, principal: &Principal, request: v1::ListExecutionsRequest) -> Result<v1::ListExecutionsResponse, Fault> {
@@ -330,7 +346,7 @@ impl Executions {
                 let Some(record) = record else { continue };
                 let execution: Execution = codec::decode(&record).map_err(fault::from_store)?;
                 if filter.takes(&execution) && self.may_see(principal, &execution).await? {
-                    let shown = octavius_proto::execution(&execution);
+                    let shown = self.shown_to(principal, &execution, octavius_proto::execution(&execution)).await?;
                     bytes += shown.encoded_len();
                     executions.push(shown);
                 }
@@ -348,14 +364,19 @@ impl Executions {
     }
 
     /// Tells an execution's states, each of them, in order.
-    async fn watch(&self, id: ExecutionId, voice: &mpsc::Sender<Result<WatchExecutionResponse, Status>>) -> Result<(), Fault> {
+    async fn watch(
+        &self,
+        principal: &Principal,
+        id: ExecutionId,
+        voice: &mpsc::Sender<Result<WatchExecutionResponse, Status>>,
+    ) -> Result<(), Fault> {
         let record = key::execution(id);
         let gone = || fault::from_engine(EngineError::NotFound(id));
         let mut told = 0;
         loop {
             let page = self.store.range(&Range::of(record.clone(), 1)).await.map_err(fault::from_store)?;
             let entry = page.entries.first().ok_or_else(gone)?;
-            if entry.modified > told && self.tell(entry, voice).await? {
+            if entry.modified > told && self.tell(principal, entry, voice).await? {
                 return Ok(());
             }
             told = entry.modified;
@@ -375,7 +396,7 @@ impl Executions {
                 for event in batch.events {
                     let Event::Put(entry) = event else { return Err(gone()) };
                     told = entry.modified;
-                    if self.tell(&entry, voice).await? {
+                    if self.tell(principal, &entry, voice).await? {
                         return Ok(());
                     }
                 }
@@ -384,9 +405,14 @@ impl Executions {
     }
 
     /// Tells one state; true where no other will follow, or nobody listens.
-    async fn tell(&self, entry: &Entry, voice: &mpsc::Sender<Result<WatchExecutionResponse, Status>>) -> Result<bool, Fault> {
+    async fn tell(
+        &self,
+        principal: &Principal,
+        entry: &Entry,
+        voice: &mpsc::Sender<Result<WatchExecutionResponse, Status>>,
+    ) -> Result<bool, Fault> {
         let execution: Execution = codec::decode(entry).map_err(fault::from_store)?;
-        let response = WatchExecutionResponse { execution: Some(self.shown(&execution).await?) };
+        let response = WatchExecutionResponse { execution: Some(self.shown(principal, &execution).await?) };
         Ok(voice.send(Ok(response)).await.is_err() || execution.state.is_terminal())
     }
 }
@@ -432,8 +458,16 @@ impl Filter {
         Ok(Self { user, job, states, since })
     }
 
+    /// Whether only those are asked for that wait for approval: they are few among many, and have an index of their own.
+    fn is_of_awaiting(&self) -> bool {
+        !self.states.is_empty() && self.states.iter().all(|state| *state == State::WaitingForApproval)
+    }
+
     /// The narrowest index there is.
     fn prefix(&self) -> Key {
+        if self.is_of_awaiting() {
+            return key::awaiting_approval();
+        }
         match (&self.job, &self.user) {
             (Some(job), _) => key::by_job_all(job),
             (None, Some(user)) => key::by_user_all(user),
@@ -443,7 +477,7 @@ impl Filter {
 
     /// Whether the index holds the executions themselves.
     fn is_whole(&self) -> bool {
-        self.job.is_none() && self.user.is_none()
+        self.job.is_none() && self.user.is_none() && !self.is_of_awaiting()
     }
 
     /// Whether this execution and all after it are too old. Listings are in order of ids, which clients make by their own clocks.
@@ -488,7 +522,7 @@ impl ExecutionService for Executions {
         let execution = self.find(&principal, &request.into_inner().id).await?;
         let waits = execution.state == State::Queued;
         let wait = waits.then(|| self.scheduler.why_it_waits(&execution).into());
-        Ok(Response::new(v1::GetExecutionResponse { execution: Some(self.shown(&execution).await?), wait }))
+        Ok(Response::new(v1::GetExecutionResponse { execution: Some(self.shown(&principal, &execution).await?), wait }))
     }
 
     async fn list_executions(
@@ -509,7 +543,7 @@ impl ExecutionService for Executions {
         let this = self.clone();
         self.tasks.spawn(tracing::Instrument::in_current_span(async move {
             let watched = async {
-                if let Err(fault) = this.watch(id, &voice).await {
+                if let Err(fault) = this.watch(&principal, id, &voice).await {
                     let _ = voice.send(Err(fault.into())).await; // nobody may listen any more
                 }
             };
@@ -532,6 +566,24 @@ impl ExecutionService for Executions {
         let cancel = Step::Cancel { by: act.user().to_owned() };
         let known = self.engine.recall(found.id, |_| true).await.map_err(fault::from_engine)?;
         let step = self.engine.step_from(known, cancel, |txn| act.done(txn)).await.map_err(fault::from_engine)?;
-        Ok(Response::new(v1::CancelExecutionResponse { execution: Some(self.shown(&step.execution).await?) }))
+        Ok(Response::new(v1::CancelExecutionResponse { execution: Some(self.shown(act.principal()?, &step.execution).await?) }))
+    }
+
+    async fn approve_execution(
+        &self,
+        request: Request<v1::ApproveExecutionRequest>,
+    ) -> Result<Response<v1::ApproveExecutionResponse>, Status> {
+        let (act, request) = audit::begin(request)?;
+        let execution = self.decide(&act, &request.id, request.reason, Decision::Approve).await?;
+        Ok(Response::new(v1::ApproveExecutionResponse { execution: Some(execution) }))
+    }
+
+    async fn reject_execution(
+        &self,
+        request: Request<v1::RejectExecutionRequest>,
+    ) -> Result<Response<v1::RejectExecutionResponse>, Status> {
+        let (act, request) = audit::begin(request)?;
+        let execution = self.decide(&act, &request.id, request.reason, Decision::Reject).await?;
+        Ok(Response::new(v1::RejectExecutionResponse { execution: Some(execution) }))
     }
 }

@@ -459,12 +459,23 @@ impl Executors {
                         return Err(not_known(id, fence));
                     }
                     tracing::info!(execution = %id, %executor, %refusal, "report refused");
+                    if refusal == Refusal::ApprovalExpired {
+                        self.too_late(id, fence).await;
+                    }
                     return Ok(v1::Verdict::Stop);
                 }
                 Err(error) => return Err(fault::from_engine(error)),
             }
         }
         Err(fault::from_engine(EngineError::Contended(id)))
+    }
+
+    /// Ends what was claimed and came to its start too late: back in the queue, its wait is over. Where that fails, its claim runs out.
+    async fn too_late(&self, id: ExecutionId, fence: Fence) {
+        let (reason, message) = (Reason::new(Reason::APPROVAL_EXPIRED), String::new());
+        if let Err(error) = self.engine.step(id, Event::Unclaim { fence, reason, message }).await {
+            tracing::warn!(execution = %id, %error, "a claim whose approvals ran out could not be given back; it will run out");
+        }
     }
 
     /// Whether the whole log has arrived, or as much of it as there was room for; returns the revision that last wrote its head, 0 for none.

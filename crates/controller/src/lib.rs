@@ -10,6 +10,7 @@ mod answer;
 mod archive;
 mod audit;
 mod auth;
+mod awaiting;
 mod backup;
 mod catalog_service;
 mod catalogs;

@@ -66,7 +66,7 @@ impl Recent {
         }
         let new = known.is_none();
         copies.remove(id);
-        let waits = execution.state == State::Queued;
+        let waits = matches!(execution.state, State::WaitingForApproval | State::Queued);
         if execution.state.is_terminal() || (new && waits && copies.by_id.len() >= KEPT_WAITING) {
             return;
         }

@@ -92,7 +92,7 @@ impl Reconciler {
             if failed.is_away() {
                 break;
             }
-            let step = self.engine.step(expired.id, Event::ExpireInQueue).await;
+            let step = self.engine.step(expired.id, Event::ExpireWait).await;
             match &step {
                 Err(EngineError::Refused(Refusal::MayWait)) => {} // it waits anew, and the watch is about to show since when
                 // It does not wait any more, whatever the watch shows when.
@@ -100,6 +100,18 @@ impl Reconciler {
                 Err(_) => {}
             }
             failed.note(expired.id, step);
+        }
+        for id in self.scheduler.awaiting().expired(self.engine.clock().now(), EXPIRIES_A_TURN) {
+            if failed.is_away() {
+                break;
+            }
+            let step = self.engine.step(id, Event::ExpireWait).await;
+            match &step {
+                // Where it was approved meanwhile, the queue sees to the rest.
+                Ok(_) | Err(EngineError::Refused(_) | EngineError::NotFound(_)) => self.scheduler.awaiting().forget(id),
+                Err(_) => {}
+            }
+            failed.note(id, step);
         }
         failed.tell();
         self.fleet.changed.notify_one();

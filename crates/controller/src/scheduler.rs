@@ -8,7 +8,7 @@ use std::time::Duration;
 use octavius_core::dispatch::Hold;
 use octavius_core::execution::{Event, Fence, Reason};
 use octavius_core::wait::cause;
-use octavius_core::{Execution, ExecutionId, ExecutorId, Wait};
+use octavius_core::{Execution, ExecutionId, ExecutorId, State, Wait};
 use octavius_proto::to_duration;
 use octavius_proto::v1::{Assignment, session_response::Say};
 use octavius_store::{Condition, Entry, Event as Change, Revision, Store, StoreError, Txn, key};
@@ -16,6 +16,7 @@ use octavius_trace::{Kind, Span};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
+use crate::awaiting::Awaiting;
 use crate::definitions::Definitions;
 use crate::engine::{Engine, EngineError};
 use crate::fleet::{self, Fleet};
@@ -48,6 +49,7 @@ pub(crate) struct Scheduler {
     fleet: Arc<Fleet>,
     pauses: Arc<Pauses>,
     slots: Arc<Slots>,
+    awaiting: Awaiting,
 }
 
 impl Scheduler {
@@ -60,12 +62,17 @@ impl Scheduler {
         pauses: Arc<Pauses>,
     ) -> Self {
         let slots = Arc::new(Slots::new(Arc::clone(&fleet), engine.clock().clone()));
-        Self { store, engine, definitions, origins, fleet, pauses, slots }
+        Self { store, engine, definitions, origins, fleet, pauses, slots, awaiting: Awaiting::default() }
     }
 
     /// What waits.
     pub(crate) fn queue(&self) -> MutexGuard<'_, Queue> {
         self.fleet.queue()
+    }
+
+    /// What waits for approval before it comes into the queue.
+    pub(crate) fn awaiting(&self) -> &Awaiting {
+        &self.awaiting
     }
 
     /// Who holds the concurrency slots of jobs.
@@ -118,6 +125,9 @@ impl Scheduler {
     /// Takes in what this controller has just submitted, written at `revision`: it need not wait for the watch to show it.
     pub(crate) fn submitted(&self, execution: &Arc<Execution>, revision: Revision) {
         self.engine.submitted(execution, revision);
+        if execution.state != State::Queued {
+            return; // it waits for approval: its last one queues it
+        }
         self.queue().submitted(execution, &self.engine.queue_record(execution), revision);
         self.fleet.changed.notify_one();
     }
@@ -300,6 +310,7 @@ pub(crate) async fn mirror(scheduler: Arc<Scheduler>, mirrors: Mirrors) {
     let fleet = || Arc::clone(&scheduler.fleet);
     tokio::join!(
         mirrors.run(key::queue(), Waits(Arc::clone(&scheduler))),
+        mirrors.run(key::awaiting_approval(), scheduler.awaiting.clone()),
         mirrors.run(key::slots(), slots::Feed(Arc::clone(&scheduler.slots))),
         mirrors.run(key::owned_by_all(), fleet::Holdings(fleet())),
         mirrors.run(key::presences(), fleet::Presences(fleet())),

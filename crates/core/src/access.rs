@@ -84,7 +84,7 @@ pub enum Permission {
     ReadExecutions,
     /// See executors.
     ReadExecutors,
-    /// Run and cancel jobs.
+    /// Run and cancel jobs, and approve or reject what waits for that.
     Execute,
     /// Change a catalogue.
     Apply,

@@ -6,10 +6,13 @@ use std::collections::{BTreeSet, HashMap};
 use regex::Regex;
 
 use crate::argument;
-use crate::definition::{Argument, ArgumentType, JobDefinition, Logs, MAX_PRIORITY, Scalar, Schedule, SecretSource};
+use crate::definition::{Approvals, Argument, ArgumentType, JobDefinition, Logs, MAX_PRIORITY, Scalar, Schedule, SecretSource};
 use crate::duration::HumanDuration;
 use crate::label;
-use crate::limit::{LABELS, LOG_BYTES_MIN, LOG_KEPT_MIN, VARIABLE_NAME_CHARS, VARIABLES_PER_JOB};
+use crate::limit::{
+    APPROVAL_COUNT, APPROVAL_GROUP_BYTES, APPROVAL_GROUPS, APPROVAL_VALID_MAX, APPROVAL_VALID_MIN, LABELS, LOG_BYTES_MIN,
+    LOG_KEPT_MIN, VARIABLE_NAME_CHARS, VARIABLES_PER_JOB,
+};
 use crate::schedule::{ScheduleError, Ticks};
 use crate::size::{ByteSize, SizeLimit};
 
@@ -155,6 +158,9 @@ pub fn check_with(job: &JobDefinition, patterns: &mut Patterns) -> Vec<Finding> 
     }
     check_labels(job, &mut findings);
     check_logs(&job.logs, &mut findings);
+    if let Some(approvals) = &job.approvals {
+        check_approvals(approvals, &mut findings);
+    }
     check_rest(job, &mut findings);
     if let Some(schedule) = &job.schedule {
         check_schedule(job, schedule, patterns, &mut findings);
@@ -348,6 +354,33 @@ fn check_logs(logs: &Logs, findings: &mut Findings) {
     }
 }
 
+fn check_approvals(approvals: &Approvals, findings: &mut Findings) {
+    let Approvals { groups, count, not_self: _, valid_for } = approvals;
+    check_groups(groups, "/approvals/groups", findings);
+    if groups.len() > APPROVAL_GROUPS {
+        let message = format!("{} groups, at most {APPROVAL_GROUPS} are allowed", groups.len());
+        findings.error("too-many-groups", "/approvals/groups", message, "one group that they are all in");
+    }
+    for (index, group) in groups.iter().enumerate().filter(|(_, group)| group.len() > APPROVAL_GROUP_BYTES) {
+        let message = format!("the group's name has {} bytes, at most {APPROVAL_GROUP_BYTES} are allowed", group.len());
+        findings.error("group", format!("/approvals/groups/{index}"), message, "");
+    }
+    if !(1..=APPROVAL_COUNT).contains(count) {
+        let message = format!("{count} is out of range for `count`");
+        findings.error("range", "/approvals/count", message, format!("1 to {APPROVAL_COUNT}"));
+    }
+    if let Some(valid_for) = valid_for.filter(|valid_for| !(APPROVAL_VALID_MIN..=APPROVAL_VALID_MAX).contains(&valid_for.get())) {
+        let hint = format!("{} to {}", HumanDuration::new(APPROVAL_VALID_MIN), HumanDuration::new(APPROVAL_VALID_MAX));
+        findings.error("range", "/approvals/valid_for", format!("{valid_for} is out of range for `valid_for`"), hint);
+    }
+}
+
+fn check_groups(groups: &[String], pointer: &str, findings: &mut Findings) {
+    for (index, _) in groups.iter().enumerate().filter(|(_, group)| group.trim().is_empty()) {
+        findings.error("group", format!("{pointer}/{index}"), "a group without a name", "");
+    }
+}
+
 fn check_rest(job: &JobDefinition, findings: &mut Findings) {
     for (index, part) in job.command.iter().enumerate() {
         if part.contains('\0') || (index == 0 && part.is_empty()) {
@@ -374,11 +407,7 @@ fn check_rest(job: &JobDefinition, findings: &mut Findings) {
     if job.timeout.is_some_and(|timeout| timeout.get().is_zero()) {
         findings.error("timeout", "/timeout", "a timeout of 0s ends every run at once", "leave it out for the default of 24h");
     }
-    for (index, group) in job.authorized_groups.iter().enumerate() {
-        if group.trim().is_empty() {
-            findings.error("group", format!("/authorized_groups/{index}"), "a group without a name", "");
-        }
-    }
+    check_groups(&job.authorized_groups, "/authorized_groups", findings);
     if let Some(problem) = mutable_tag(&job.image_name).filter(|_| !job.image_name.is_empty()) {
         findings.warning("mutable-tag", "/image_name", problem, "name a version, like `:1.8.2`, or a digest: `@sha256:…`");
     }
@@ -519,6 +548,29 @@ mod tests {
             assert_eq!(patterns.problem(&format!("x{number}")), None);
             assert!(patterns.compiled.len() <= KEPT_PATTERNS);
         }
+    }
+
+    /// A rule out of bounds would be kept with each execution, or let one start long after anybody remembers why.
+    #[test]
+    fn approvals_are_within_their_bounds() {
+        let codes = |rule: &str| codes(&format!(r#"{{"name":"a","command":["x"],"approvals":{rule}}}"#));
+        assert_eq!(codes("{}"), []);
+        assert_eq!(codes(r#"{"groups":["ops"],"count":10,"not_self":false,"valid_for":"30d"}"#), []);
+        assert_eq!(
+            codes(r#"{"groups":["ops"," "],"count":0,"valid_for":"59s"}"#),
+            [
+                ("group", "/approvals/groups/1".into()),
+                ("range", "/approvals/count".into()),
+                ("range", "/approvals/valid_for".into())
+            ]
+        );
+        assert_eq!(
+            codes(r#"{"count":11,"valid_for":"31d"}"#),
+            [("range", "/approvals/count".into()), ("range", "/approvals/valid_for".into())]
+        );
+        let many = serde_json::to_string(&vec!["x".repeat(129); 11]).unwrap();
+        let found = codes(&format!(r#"{{"groups":{many}}}"#));
+        assert_eq!((found[0].0, found.len()), ("too-many-groups", 12));
     }
 
     #[test]

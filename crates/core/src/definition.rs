@@ -3,6 +3,8 @@
 
 use std::borrow::Cow;
 use std::collections::BTreeMap;
+use std::fmt;
+use std::time::Duration;
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Deserializer, Serialize};
@@ -90,6 +92,9 @@ pub struct JobDefinition {
     /// A person at a terminal is asked for the job's name before it runs.
     #[serde(default, skip_serializing_if = "is_default")]
     pub confirm: bool,
+    /// Who must approve an execution before it may start; without it, nobody need.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub approvals: Option<Approvals>,
 }
 
 /// The environment variables of a job.
@@ -345,6 +350,64 @@ impl Resources {
     }
 }
 
+/// Who must approve an execution before it may start.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Approvals {
+    /// The groups whose members may approve or reject, at most 10, whether or not they may run the job; empty means everyone who may run it.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub groups: Vec<String>,
+    /// How many people must approve: 1 to 10.
+    #[serde(default = "one", skip_serializing_if = "is_one")]
+    #[schemars(range(min = 1, max = 10))]
+    pub count: u32,
+    /// Whether who asked for the execution may not approve it: `true` where nothing is said.
+    #[serde(default = "yes", skip_serializing_if = "is_yes")]
+    pub not_self: bool,
+    /// How long after it was asked for an execution may still start, 1m to 30d; 24h where nothing is said.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub valid_for: Option<HumanDuration>,
+}
+
+impl Approvals {
+    /// How long an execution may wait for its approvals and its start, where its job does not say.
+    pub const VALID_FOR: Duration = Duration::from_secs(24 * 3600);
+
+    /// [`Self::valid_for`], or what holds where nothing is said.
+    #[must_use]
+    pub fn valid_for(&self) -> Duration {
+        self.valid_for.map_or(Self::VALID_FOR, HumanDuration::get)
+    }
+}
+
+impl fmt::Display for Approvals {
+    /// The rule in words: `2 of ops or leads, not the requester, within 1h`.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { groups, count, not_self, valid_for: _ } = self;
+        let who = if groups.is_empty() { "those who may run it".to_owned() } else { groups.join(" or ") };
+        let requester = if *not_self { "not the requester" } else { "the requester too" };
+        write!(f, "{count} of {who}, {requester}, within {}", HumanDuration::new(self.valid_for()))
+    }
+}
+
+fn one() -> u32 {
+    1
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde's skip_serializing_if passes a reference")]
+fn is_one(count: &u32) -> bool {
+    *count == 1
+}
+
+fn yes() -> bool {
+    true
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde's skip_serializing_if passes a reference")]
+fn is_yes(yes: &bool) -> bool {
+    *yes
+}
+
 /// The priority where a job does not say: the middle.
 pub const DEFAULT_PRIORITY: u8 = 5;
 
@@ -425,6 +488,17 @@ mod tests {
         );
         assert!(job.env_vars.args[0].required);
         assert_eq!(job.contributors, "b, c");
+    }
+
+    /// Otherwise a job that asks for a second pair of eyes in as many words as it takes would be let through by its requester.
+    #[test]
+    fn approvals_without_more_said_are_one_of_another_than_the_requester() {
+        let job = read(r#"{"name":"a","approvals":{}}"#);
+        let rule = job.approvals.as_ref().unwrap();
+        assert_eq!((rule.count, rule.not_self, rule.valid_for()), (1, true, Duration::from_secs(24 * 3600)));
+        let said = read(r#"{"name":"a","approvals":{"groups":[],"count":1,"not_self":true}}"#);
+        assert_eq!(job.to_canonical_json(), said.to_canonical_json());
+        assert_ne!(job.digest(), read(r#"{"name":"a"}"#).digest());
     }
 
     #[test]

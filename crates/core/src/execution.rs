@@ -1,9 +1,10 @@
-//! An execution and its life: queued → claimed → starting → running → finished. Pure: an event comes in, the execution changes or
-//! the event is refused with the reason. Whoever stores executions applies each event inside one transaction.
+//! An execution and its life: queued → claimed → starting → running → finished, with a wait for approval before where its job asks for it.
+//! Pure: an event comes in, the execution changes or the event is refused with the reason. Whoever stores executions applies each event inside one transaction.
 //!
 //! What holds for every sequence of events: a terminal state never changes; an event that bears an old fence changes nothing but the
-//! record of its own, lost attempt; an attempt starts at most once.
+//! record of its own, lost attempt; an attempt starts at most once; nothing is claimed that lacks an approval.
 
+mod approvals;
 mod attempt;
 mod event;
 mod formerly;
@@ -24,6 +25,7 @@ use crate::label::Labels;
 use crate::timing::Timing;
 use crate::trace::TraceContext;
 
+pub use approvals::{ApprovalDecision, Approver, ExecutionApprovals, NotApprover};
 pub use attempt::{Attempt, Ending, Fence, LogSeal};
 pub use event::{Applied, Event, Refusal};
 pub use formerly::first_octavius_status;
@@ -97,6 +99,9 @@ pub struct Execution {
     /// execution keeps it until it is known that nothing of it runs any more.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub slot: Option<u32>,
+    /// The approvals that it needs before it may start, and has; none where its job asks for none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub approvals: Option<Box<ExecutionApprovals>>,
     /// Where it is in its life.
     pub state: State,
     /// Since when it is in that state.
@@ -146,13 +151,16 @@ impl Execution {
     /// Attempts, counted from the newest, that keep their messages, and where and as which image they ran.
     const WHOLE_ATTEMPTS: usize = 4;
 
+    /// With more attempts than this, only the newest is whole, and the reasons of approvals are in the audit trail alone.
+    const FEW_ATTEMPTS: usize = 50;
+
     /// Most bytes of a message, as an executor may report it.
     pub const MESSAGE_BYTES: usize = 600;
 
     /// Arguments that take more bytes than this are kept beside the record, see [`Execution::large_arguments`].
     pub const ARGUMENTS_BYTES: usize = 4096;
 
-    /// A new execution, queued.
+    /// A new execution: queued, or waiting for the approvals that its job asks for.
     #[must_use]
     pub fn submit(job: &JobDefinition, catalog: CatalogName, revision: u64, submission: Submission, timing: &Timing) -> Self {
         Self {
@@ -178,7 +186,8 @@ impl Execution {
             concurrency: job.concurrency,
             logs: LogRules::from(&job.logs),
             slot: submission.slot,
-            state: State::Queued,
+            approvals: job.approvals.as_ref().map(|rule| Box::new(rule.into())),
+            state: if job.approvals.is_some() { State::WaitingForApproval } else { State::Queued },
             state_since: submission.at,
             reason: None,
             message: String::new(),
@@ -223,7 +232,9 @@ impl Execution {
             Event::Cancel { by } => Ok(self.request_cancel(by, at)),
             Event::HoldUp { reason, message } => self.hold_up(reason, message),
             Event::FailInQueue { reason, message } => self.fail_in_queue(reason, message, at),
-            Event::ExpireInQueue => self.expire_in_queue(at),
+            Event::ExpireWait => self.expire_wait(at),
+            Event::Approve { by, reason } => self.approve(by, reason, at),
+            Event::Reject { by, reason } => self.reject(by, reason, at),
             Event::FreeSlot => Ok(self.free_lost_slot()),
         }
     }
@@ -273,7 +284,11 @@ impl Execution {
 
     /// Takes what is long from attempts that nobody reads any more, so that the record stays within what a store's value may have.
     fn shorten(&mut self) {
-        let old = self.attempts.len().saturating_sub(Self::WHOLE_ATTEMPTS);
+        let is_many = self.attempts.len() > Self::FEW_ATTEMPTS;
+        if let Some(approvals) = self.approvals.as_mut().filter(|_| is_many) {
+            approvals.approved.iter_mut().for_each(|decision| decision.reason.clear());
+        }
+        let old = self.attempts.len().saturating_sub(if is_many { 0 } else { Self::WHOLE_ATTEMPTS });
         for attempt in &mut self.attempts[..old] {
             attempt.running_at = None;
             attempt.runs_as.clear();
@@ -300,15 +315,27 @@ impl Execution {
         Ok(Applied::Changed)
     }
 
-    /// When it has waited too long: counted from its submission, or from the end of the last attempt that had started.
+    /// When it has waited too long. In the queue that is counted from when it came there first, or from the end of the last attempt that had
+    /// started; before its first start, its approvals, or the wait for them, may run out earlier.
     #[must_use]
     pub fn waits_until(&self) -> Timestamp {
+        let expires = self.approval_expires_at().unwrap_or(Timestamp::MAX);
+        if self.state == State::WaitingForApproval { expires } else { expires.min(self.queued_until()) }
+    }
+
+    /// When it has been in the queue for too long.
+    fn queued_until(&self) -> Timestamp {
         let started = self.attempts.iter().rev().find(|attempt| attempt.starting_at.is_some());
-        let since = started.and_then(|attempt| attempt.ended_at).unwrap_or(self.created_at);
+        let since = started.and_then(|attempt| attempt.ended_at).unwrap_or_else(|| self.queued_since());
         since.checked_add(self.queue_timeout).unwrap_or(Timestamp::MAX)
     }
 
     fn end_waiting(&mut self, at: Timestamp) {
+        if self.approval_expires_at() == Some(self.waits_until())
+            && let Some(ending) = self.approval_expired()
+        {
+            return self.end(ending, at);
+        }
         let waited = crate::HumanDuration::new(self.queue_timeout);
         let mut message = format!("no executor took it within {waited}");
         if self.reason.as_ref().is_some_and(|reason| reason.0 == Reason::ENCRYPTION_KEY_MISSING) {
@@ -318,9 +345,10 @@ impl Execution {
     }
 
     fn start(&mut self, fence: Fence, at: Timestamp) -> Result<Applied, Refusal> {
-        let state = self.state;
+        let (state, is_too_late) = (self.state, self.approval_is_over(at));
         let attempt = self.current(fence)?;
         match state {
+            State::Claimed if is_too_late => Err(Refusal::ApprovalExpired),
             State::Claimed => {
                 attempt.starting_at = Some(at);
                 self.enter(State::Starting, at);
@@ -445,8 +473,8 @@ impl Execution {
         }
         let message = format!("cancelled by {by}");
         self.cancel = Some(CancelRequest { by, at });
-        // Nothing has started while it is queued or claimed, and a start after this is refused.
-        if matches!(self.state, State::Queued | State::Claimed) {
+        // Nothing has started before this, and a start after this is refused.
+        if matches!(self.state, State::WaitingForApproval | State::Queued | State::Claimed) {
             let claimed = self.state == State::Claimed;
             if let Some(attempt) = self.attempts.last_mut().filter(|_| claimed) {
                 attempt.ended_at = Some(at);
@@ -482,11 +510,11 @@ impl Execution {
         }
     }
 
-    fn expire_in_queue(&mut self, at: Timestamp) -> Result<Applied, Refusal> {
+    fn expire_wait(&mut self, at: Timestamp) -> Result<Applied, Refusal> {
         match self.state {
-            // Whoever says so may speak of an earlier wait: it has been claimed, has run and waits anew.
-            State::Queued if at < self.waits_until() => Err(Refusal::MayWait),
-            State::Queued => {
+            // Whoever says so may speak of an earlier wait: it has been approved, or has been claimed, has run and waits anew.
+            State::WaitingForApproval | State::Queued if at < self.waits_until() => Err(Refusal::MayWait),
+            State::WaitingForApproval | State::Queued => {
                 self.end_waiting(at);
                 Ok(Applied::Changed)
             }

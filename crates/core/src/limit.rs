@@ -18,6 +18,24 @@ pub const VARIABLES_PER_JOB: usize = 256;
 /// Most labels of a job, of an executor, and of a job's choice of executors.
 pub const LABELS: usize = 32;
 
+/// Most groups whose members may approve a job's executions.
+pub const APPROVAL_GROUPS: usize = 10;
+
+/// Longest name of such a group, in bytes: it is kept with each execution.
+pub const APPROVAL_GROUP_BYTES: usize = 128;
+
+/// Most people who must approve an execution.
+pub const APPROVAL_COUNT: u32 = 10;
+
+/// Shortest time that a job may leave for its approvals.
+pub const APPROVAL_VALID_MIN: std::time::Duration = std::time::Duration::from_secs(60);
+
+/// Longest time that a job may leave for its approvals: they are somebody's word on what is as it was, and a request that is older is made anew.
+pub const APPROVAL_VALID_MAX: std::time::Duration = std::time::Duration::from_secs(30 * 24 * 3600);
+
+/// Most bytes of why somebody approves or rejects an execution.
+pub const APPROVAL_REASON_BYTES: usize = 200;
+
 /// Most orphans of an executor that are told by name; the others are counted.
 pub const ORPHANS: usize = 20;
 

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use octavius_core::argument::{self, Arguments};
-use octavius_core::execution::{Attempt, Ending, Execution, Fence, Reason, State};
+use octavius_core::execution::{ApprovalDecision, Attempt, Ending, Execution, Fence, Reason, State};
 use octavius_core::log::{Steps, Times};
 use octavius_core::{Digest, ExecutionId, ExecutorId, JobDefinition, JobName, Role, Timestamp, Wait};
 use prost_types::{Duration as WireDuration, Timestamp as WireTimestamp};
@@ -126,6 +126,7 @@ pub fn std_duration(field: &'static str, duration: WireDuration) -> Result<Durat
 pub fn state(field: &'static str, number: i32) -> Result<State, InvalidField> {
     use v1::ExecutionState as W;
     match W::try_from(number) {
+        Ok(W::WaitingForApproval) => Ok(State::WaitingForApproval),
         Ok(W::Queued) => Ok(State::Queued),
         Ok(W::Claimed) => Ok(State::Claimed),
         Ok(W::Starting) => Ok(State::Starting),
@@ -144,6 +145,7 @@ pub fn state(field: &'static str, number: i32) -> Result<State, InvalidField> {
 pub const fn to_state(state: State) -> v1::ExecutionState {
     use v1::ExecutionState as W;
     match state {
+        State::WaitingForApproval => W::WaitingForApproval,
         State::Queued => W::Queued,
         State::Claimed => W::Claimed,
         State::Starting => W::Starting,
@@ -238,8 +240,28 @@ pub fn execution(execution: &Execution) -> v1::Execution {
         selector: execution.selector.clone().into_iter().collect(),
         tick: execution.tick.map(to_timestamp),
         trace_id: execution.trace.as_ref().map(|trace| trace.trace_id_text()).unwrap_or_default(),
+        approvals: to_approvals(execution),
         rerun_of: execution.rerun_of.as_ref().map(ToString::to_string).unwrap_or_default(),
     }
+}
+
+/// Writes what an execution needs and has of approvals. Whether they are the caller's to give, whoever knows the caller adds.
+fn to_approvals(execution: &Execution) -> Option<v1::ExecutionApprovals> {
+    let approvals = execution.approvals.as_deref()?;
+    let decision = |ApprovalDecision { by, at, reason }: &ApprovalDecision| v1::ApprovalDecision {
+        by: by.clone(),
+        at: Some(to_timestamp(*at)),
+        reason: reason.clone(),
+    };
+    Some(v1::ExecutionApprovals {
+        groups: approvals.groups.clone(),
+        count: approvals.count,
+        not_self: approvals.not_self,
+        expires_at: Some(to_timestamp(approvals.expires_at(execution.created_at))),
+        approved: approvals.approved.iter().map(decision).collect(),
+        rejected: approvals.rejected.as_ref().map(decision),
+        is_callers: false,
+    })
 }
 
 impl From<Wait> for v1::Wait {

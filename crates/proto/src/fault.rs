@@ -51,6 +51,12 @@ pub mod reason {
     pub const NOT_PERMITTED: &str = "NOT_PERMITTED";
     /// The end of a session is asked for with a token that is not a session's.
     pub const NOT_A_SESSION: &str = "NOT_A_SESSION";
+    /// It is not for the caller to approve or reject the execution; the message says who may.
+    pub const NOT_AN_APPROVER: &str = "NOT_AN_APPROVER";
+    /// The execution does not wait for approval; `state` says where it is.
+    pub const NOT_WAITING_FOR_APPROVAL: &str = "NOT_WAITING_FOR_APPROVAL";
+    /// The time for the execution to be approved and started is over.
+    pub const APPROVAL_EXPIRED: &str = "APPROVAL_EXPIRED";
     /// As many executions of the job run as may, and it refuses more; metadata `holders` names some of them.
     pub const CONCURRENCY_LIMIT: &str = "CONCURRENCY_LIMIT";
     /// Log bytes after a gap; metadata `next_offset` says where to go on.

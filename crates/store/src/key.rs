@@ -31,7 +31,7 @@ pub fn execution(id: ExecutionId) -> Key {
     Key::new(format!("exec/{}", id.inverted()))
 }
 
-/// The execution that a key of [`execution`], [`queued`], [`owned`], [`by_job`] or [`by_user`] is about.
+/// The execution that a key of [`execution`], [`queued`], [`awaits_approval`], [`owned`], [`by_job`] or [`by_user`] is about.
 #[must_use]
 pub fn execution_of(key: &Key) -> Option<ExecutionId> {
     let last = key.as_str().rsplit('/').next()?;
@@ -51,6 +51,18 @@ pub fn queue() -> Key {
 #[must_use]
 pub fn queued(pool: &str, priority: u8, id: ExecutionId) -> Key {
     Key::new(format!("queue/{}/{}/{id}", segment(pool), octavius_core::definition::MAX_PRIORITY.saturating_sub(priority)))
+}
+
+/// What the keys of everything that waits for approval start with. They sort newest first.
+#[must_use]
+pub fn awaiting_approval() -> Key {
+    Key::new("awaiting-approval/")
+}
+
+/// That an execution waits for approval, see [`crate::record::ApprovalWaitRecord`].
+#[must_use]
+pub fn awaits_approval(id: ExecutionId) -> Key {
+    Key::new(format!("awaiting-approval/{}", id.inverted()))
 }
 
 /// What the keys of everything that any executor holds start with.
@@ -528,6 +540,8 @@ mod tests {
         assert!(execution(new) < execution(old));
         assert_eq!(execution_of(&execution(new)), Some(new));
         assert_eq!(execution_of(&queued("any", 5, new)), Some(new));
+        assert_eq!(execution_of(&awaits_approval(new)), Some(new));
+        assert!(awaits_approval(new) < awaits_approval(old));
         let catalog = CatalogName::new("c").unwrap();
         assert!(catalog_revision(&catalog, 10) < catalog_revision(&catalog, 9));
     }

@@ -101,6 +101,13 @@ pub struct QueueRecord {
     pub delay: std::time::Duration,
 }
 
+/// That an execution waits for approval, under [`crate::key::awaits_approval`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ApprovalWaitRecord {
+    /// When it has waited too long, by the clock of the controller that took it in.
+    pub expires_at: Timestamp,
+}
+
 /// Who holds a concurrency slot of a job, under [`crate::key::slot`].
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SlotRecord {

@@ -238,6 +238,7 @@ fn the_examples_that_describe_a_code_are_true() {
         "symlink",
         "too-many-defaults",
         "too-many-findings",
+        "too-many-groups",
         "too-many-jobs",
         "too-many-labels",
         "too-many-variables",

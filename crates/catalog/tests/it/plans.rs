@@ -87,6 +87,29 @@ fn fields_are_compared_by_what_they_mean() {
     );
 }
 
+/// Who reviews the change must see that fewer have to agree, or others.
+#[test]
+fn a_looser_rule_for_approvals_is_seen_in_the_difference() {
+    let with = |rule: &str| format!("name: a\ncommand: [x]\n{rule}");
+    let strict = with("approvals:\n  groups: [ops, leads]\n  count: 2\n  valid_for: 1h\n");
+    let loose = with("approvals:\n  groups: [ops, support]\n  not_self: false\n");
+    assert_eq!(
+        changes(&strict, &loose),
+        [
+            "approvals.groups leads → ∅",
+            ":4 approvals.groups ∅ → support",
+            "approvals.count 2 → 1",
+            ":5 approvals.not_self true → false",
+            "approvals.valid_for 1h → ∅",
+        ]
+    );
+    assert_eq!(changes(&strict, &with("")), ["approvals 2 of ops or leads, not the requester, within 1h → ∅"]);
+    assert_eq!(
+        changes(&with(""), &with("approvals: {not_self: false}\n")),
+        [":3 approvals ∅ → 1 of those who may run it, the requester too, within 1d"]
+    );
+}
+
 #[test]
 fn sensitive_values_are_in_no_difference() {
     let with = |value: &str, sensitive: bool| {

@@ -246,6 +246,9 @@ fn render(described: &Described, now: Timestamp, width: Option<u16>) -> String {
             job.authorized_groups.iter().map(|group| if yours(group) { format!("{group} (yours)") } else { group.clone() });
         facts.push(format!("groups {}", shown.collect::<Vec<_>>().join(", ")));
     }
+    if let Some(approvals) = &job.approvals {
+        facts.push(format!("approvals {approvals}"));
+    }
     if !job.executor.is_empty() {
         facts.push(format!("runs {}", octavius_core::label::pool(&job.executor)));
     }
@@ -314,7 +317,7 @@ mod tests {
                 ],
                 "secrets": [{"name": "PAYMENT_TOKEN"}],
             },
-            "authorized_groups": ["support"], "executor": {"vpc": "payments"},
+            "authorized_groups": ["support"], "executor": {"vpc": "payments"}, "approvals": {"groups": ["leads"], "count": 2},
         }))
         .unwrap();
         let described = Described {

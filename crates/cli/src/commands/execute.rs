@@ -19,7 +19,7 @@ use crate::reading::{self, LogRequest};
 use crate::sanitize::line;
 use crate::session::Session;
 use crate::wait::{self, Waited};
-use crate::{Context, env, prompt};
+use crate::{Context, approvals, env, prompt};
 
 /// Flags of `octavius execute`.
 #[derive(Debug, Args)]
@@ -231,8 +231,18 @@ fn announce(context: &Context, id: &str, args: &RunArgs) -> Outcome<()> {
     printed.map_err(|failure| failure.context(format!("execution {id} was made")))
 }
 
+/// Says that the execution waits for approval, and for whose. Nothing is said where that cannot be learnt at once: it is made all the same.
+async fn tell_of_approval(context: &Context, session: &Session, id: &str) {
+    let request = v1::GetExecutionRequest { id: id.to_owned() };
+    let Ok(made) = session.call_once(async |to| to.executions().get_execution(request.clone()).await).await else { return };
+    if let Some(note) = made.execution.as_ref().and_then(approvals::note) {
+        context.shell.note(&note);
+    }
+}
+
 /// Waits for the end, with or without the log, where that is asked for.
 async fn attend(context: &Context, session: &Session, id: &str, args: &RunArgs) -> Outcome {
+    tell_of_approval(context, session, id).await;
     if !args.wait && !args.follow {
         return Ok(Exit::Done);
     }

@@ -10,7 +10,7 @@ use crate::execution::{duration, first_octavius_status, state_name, summary};
 use crate::exit::Exit;
 use crate::output::Format;
 use crate::session::Session;
-use crate::{Context, env, sanitize, table};
+use crate::{Context, approvals, env, sanitize, table};
 
 /// Flags of `octavius executions`.
 #[derive(Debug, Args)]
@@ -165,6 +165,11 @@ pub async fn run(context: &Context, args: &ExecutionsArgs) -> Outcome {
                 _ => table::render(&HEADER, executions.iter().map(|execution| row(execution, now)), shell.width),
             };
             shell.print(&table)?;
+            let yours = executions.iter().filter(|execution| approvals::is_yours(execution)).count();
+            if yours > 0 {
+                let these = if yours == 1 { "1 of these is".to_owned() } else { format!("{yours} of these are") };
+                shell.note(&format!("{these} yours to approve: octavius approve ID, or octavius reject ID"));
+            }
         }
     }
     if truncated {

@@ -1,6 +1,7 @@
 //! One module for each command: its flags, and what it does.
 
 pub mod apply;
+pub mod approve;
 pub mod audit;
 pub mod backup;
 pub mod cancel;

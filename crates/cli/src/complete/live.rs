@@ -15,7 +15,7 @@ use crate::error::{Failure, Outcome};
 use crate::output::Shell;
 use crate::session::Session;
 use crate::table::{between, from_wire};
-use crate::{catalog_args, env};
+use crate::{approvals, catalog_args, env};
 
 /// How long a controller may take: what is left of the whole is for starting and reading files.
 const ANSWER: Duration = Duration::from_millis(400);
@@ -55,6 +55,8 @@ pub(super) enum Which {
     Going,
     /// Those that have ended.
     Ended,
+    /// Those of everybody's that wait for one's approval.
+    Yours,
 }
 
 /// Candidates that begin with `current`; none where anything goes wrong.
@@ -141,10 +143,15 @@ async fn executions(session: &Session, which: Which) -> Outcome<Vec<CompletionCa
         Which::All => true,
         Which::Going => !state.is_terminal(),
         Which::Ended => state.is_terminal(),
+        Which::Yours => **state == State::WaitingForApproval,
     });
     let states = states.map(|state| octavius_proto::to_state(*state).into()).collect();
-    let request = v1::ListExecutionsRequest { states, limit: EXECUTIONS, ..Default::default() };
-    let listed = session.call_once(async |to| to.executions().list_executions(request.clone()).await).await?;
+    let all = which == Which::Yours;
+    let request = v1::ListExecutionsRequest { states, all, limit: EXECUTIONS, ..Default::default() };
+    let mut listed = session.call_once(async |to| to.executions().list_executions(request.clone()).await).await?;
+    if which == Which::Yours {
+        listed.executions.retain(approvals::is_yours);
+    }
     let now = Timestamp::now();
     let found = listed.executions.into_iter().map(|execution| {
         let state = octavius_proto::state("state", execution.state).map_or("unknown", State::as_str);

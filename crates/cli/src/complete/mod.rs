@@ -193,6 +193,7 @@ fn wanted(path: &[String], arg: &Arg) -> Option<Wanted> {
         (_, "job_name" | "job") => Wanted::Job,
         (["describe" | "execute" | "pause" | "unpause" | "delete"], "name") => Wanted::Job,
         (["cancel"], "id" | "job_id") => Wanted::Execution(live::Which::Going),
+        (["approve" | "reject"], "id" | "job_id") => Wanted::Execution(live::Which::Yours),
         (["rerun"], "id" | "job_id") => Wanted::Execution(live::Which::Ended),
         (["status" | "getlogs"], "id" | "job_id") => Wanted::Execution(live::Which::All),
         (["executors", "describe" | "drain" | "resume" | "revoke"], "id") => Wanted::Executor,

@@ -3,6 +3,7 @@
 
 #![expect(clippy::unwrap_used, reason = "a helper that cannot do its work fails the test that called it")]
 
+mod approvals;
 mod completion;
 mod doctor;
 mod guards;

@@ -47,6 +47,18 @@ impl Subject for v1::CancelExecutionRequest {
     }
 }
 
+impl Subject for v1::ApproveExecutionRequest {
+    fn what(&self) -> What {
+        What::new("execution.approve", "execution", &self.id).with("reason", &self.reason)
+    }
+}
+
+impl Subject for v1::RejectExecutionRequest {
+    fn what(&self) -> What {
+        What::new("execution.reject", "execution", &self.id).with("reason", &self.reason)
+    }
+}
+
 impl Subject for v1::ApplyHeader {
     fn what(&self) -> What {
         let action = if self.rollback_to > 0 { "catalog.rollback" } else { "catalog.apply" };

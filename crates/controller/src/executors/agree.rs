@@ -92,7 +92,7 @@ impl Executors {
     /// it is ended before it runs a second time, unless the job says that it may. An executor that could not have been given it has no say.
     async fn withhold(&self, session: &Session, execution: &Execution, fence: Fence) -> Result<(), Fault> {
         let executor = &session.executor;
-        let waits = matches!(execution.state, State::Queued | State::Claimed);
+        let waits = matches!(execution.state, State::WaitingForApproval | State::Queued | State::Claimed);
         tracing::warn!(execution = %execution.id, %executor, attempt = fence.attempt, state = %execution.state,
             "an executor holds an attempt that the store does not know; was it restored from an older backup?");
         if !waits || execution.on_lost == OnLost::Retry || !label::matches(&execution.selector, &session.note.labels) {

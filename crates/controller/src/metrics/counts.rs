@@ -22,6 +22,10 @@ const OTHER_JOBS: &str = "_other";
 /// How a reason is called that this version does not know: executors choose them.
 const OTHER_REASON: &str = "OTHER";
 
+/// What people say to an execution that waits for approval, as the metric calls it.
+const APPROVED: &str = "approved";
+const REJECTED: &str = "rejected";
+
 /// Seconds for which executions wait and run: from what is fast here to a day.
 const SECONDS: [f64; 16] = [0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 15.0, 60.0, 300.0, 1800.0, 7200.0, 86_400.0];
 
@@ -38,6 +42,7 @@ struct Ended {
 pub(crate) struct Counts {
     submitted: Counter,
     claims: Counter,
+    approvals: Family<Label, Counter>,
     finished: Family<Label, Counter>,
     by_job: Family<Ended, Counter>,
     jobs: Arc<Mutex<HashSet<String>>>,
@@ -54,9 +59,14 @@ impl Default for Counts {
         for state in State::ALL.into_iter().filter(|state| state.is_terminal()) {
             finished.get_or_create_owned(&[("state", state.as_str())]);
         }
+        let approvals = Family::<Label, Counter>::default();
+        for decision in [APPROVED, REJECTED] {
+            approvals.get_or_create_owned(&[("decision", decision)]);
+        }
         Self {
             submitted: Counter::default(),
             claims: Counter::default(),
+            approvals,
             finished,
             by_job: Family::default(),
             jobs: Arc::default(),
@@ -84,6 +94,14 @@ impl Counts {
         if before.state == State::Queued && after.state == State::Claimed {
             self.claims.inc();
             self.waited.observe(seconds(before.state_since, after.state_since));
+        }
+        if let Some((was, is)) = before.approvals.as_deref().zip(after.approvals.as_deref()) {
+            if is.approved.len() > was.approved.len() {
+                self.approvals.get_or_create(&[("decision", APPROVED)]).inc();
+            }
+            if is.rejected.is_some() && was.rejected.is_none() {
+                self.approvals.get_or_create(&[("decision", REJECTED)]).inc();
+            }
         }
         if after.state.is_terminal() && !before.state.is_terminal() {
             self.finished.get_or_create(&[("state", after.state.as_str())]).inc();
@@ -118,6 +136,8 @@ impl Counts {
     pub(super) fn register(&self, registry: &mut Registry) {
         registry.register("executions_submitted", "Executions that this controller accepted", self.submitted.clone());
         registry.register("claims", "Executions that this controller handed to an executor", self.claims.clone());
+        let help = "Decisions on executions that waited for approval, which this controller recorded, by decision";
+        registry.register("approvals", help, self.approvals.clone());
         let help = "Executions whose end this controller recorded, by state";
         registry.register("executions_finished", help, self.finished.clone());
         let help = "The same by job, state and reason; jobs beyond the first 1,000 as _other";

@@ -38,6 +38,8 @@ impl Collector for Live {
         let waiting = self.scheduler.waiting_by_cause(&executors);
         let waiting = WAITING.iter().map(|(code, label)| (*label, waiting.get(code).copied().unwrap_or_default()));
         gauges(&mut encoder, "executions_waiting", "Executions that wait, by what holds them up first.", "cause", waiting)?;
+        let help = "Executions that wait for approval, which are not among those above.";
+        gauge(&mut encoder, "executions_waiting_for_approval", help, self.scheduler.awaiting().count() as u64)?;
         let states = by_state(&executors, self.fleet.never_there());
         gauges(&mut encoder, "executors", "Executors, by state.", "state", states)?;
         gauges(&mut encoder, "slots", "Slots of the executors that are there.", "state", slots(&executors))?;

@@ -104,6 +104,7 @@ async fn each_change_leaves_exactly_one_record_and_a_repetition_none() {
     let ann = house.person(Role::User, "ann", &[]).await;
     let token_of_ann = ann.admin().who_am_i(v1::WhoAmIRequest {}).await.unwrap().into_inner().token_id;
     let ci = house.person(Role::Applier, "ci", &[]).await;
+    let bob = house.person(Role::User, "bob", &["leads"]).await;
     let registration = house.person(Role::Registration, "operator", &[]).await;
     let mut reader = Reader::of(&house).await;
     let mut seen = BTreeSet::new();
@@ -155,6 +156,25 @@ async fn each_change_leaves_exactly_one_record_and_a_repetition_none() {
         cancel(&ann, &id[20..]).await;
     }
     one(&["CancelExecution"], &format!("ann execution.cancel execution/{id}")).await;
+
+    let gated = r#"{"name":"gated","command":["true"],"approvals":{"groups":["leads"]}}"#;
+    apply(&ci, header("c", 3, &[gated]), &[gated]).await.unwrap();
+    one(&["Apply"], "ci catalog.apply catalog/c").await;
+    for (rpc, action, decision) in [("ApproveExecution", "approve", "approved"), ("RejectExecution", "reject", "rejected")] {
+        let id = send(&ann, request("gated", &[])).await.unwrap();
+        one(&["Execute"], &format!("ann execution.submit execution/{id}")).await;
+        for _ in 0..2 {
+            let (end, reason) = (id[20..].to_owned(), "seen".to_owned());
+            if rpc == "ApproveExecution" {
+                bob.executions().approve_execution(v1::ApproveExecutionRequest { id: end, reason }).await.unwrap();
+            } else {
+                bob.executions().reject_execution(v1::RejectExecutionRequest { id: end, reason }).await.unwrap();
+            }
+        }
+        let record = one(&[rpc], &format!("bob execution.{action} execution/{id}")).await;
+        let details = (detail(&record, "job"), detail(&record, "decision"), detail(&record, "reason"));
+        assert_eq!(details, ("gated", decision, "seen"));
+    }
 
     for _ in 0..2 {
         let request = v1::PauseJobsRequest { job: "refund".into(), all: false, reason: "moving".into() };

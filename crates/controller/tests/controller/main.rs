@@ -5,6 +5,7 @@
 
 mod alerts;
 mod apply;
+mod approvals;
 mod archiving;
 mod audit;
 mod backup;

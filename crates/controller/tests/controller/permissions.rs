@@ -31,6 +31,8 @@ const EXPECTED: &[(&str, &str)] = &[
     ("ExecutionService/ListExecutions", PEOPLE),
     ("ExecutionService/WatchExecution", PEOPLE),
     ("ExecutionService/CancelExecution", RUNNERS),
+    ("ExecutionService/ApproveExecution", RUNNERS),
+    ("ExecutionService/RejectExecution", RUNNERS),
     ("LogService/AppendLog", "executor"),
     ("LogService/ReadLog", PEOPLE),
     ("ExecutorService/RegisterExecutor", "registration"),

@@ -2,7 +2,7 @@
 
 use crate::id::ExecutorId;
 
-use super::{Ending, Fence, LogSeal, Reason, State};
+use super::{Approver, Ending, Fence, LogSeal, NotApprover, Reason, State};
 
 /// Something that happens to an execution.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -74,8 +74,22 @@ pub enum Event {
         /// The reason in a sentence.
         message: String,
     },
-    /// It has waited in the queue for too long.
-    ExpireInQueue,
+    /// It has waited for too long: in the queue, or for its approvals.
+    ExpireWait,
+    /// Somebody approves it.
+    Approve {
+        /// Who.
+        by: Approver,
+        /// Why, as they say.
+        reason: String,
+    },
+    /// Somebody rejects it.
+    Reject {
+        /// Who.
+        by: Approver,
+        /// Why, as they say.
+        reason: String,
+    },
     /// It was lost, and so long ago that nothing of it runs any more.
     FreeSlot,
 }
@@ -104,7 +118,16 @@ pub enum Refusal {
     /// The event does not fit the state.
     #[error("not possible while {0}")]
     State(State),
-    /// It has not waited in the queue for as long as it may.
+    /// It does not wait for approval.
+    #[error("it does not wait for approval: it is {0}")]
+    NotWaitingForApproval(State),
+    /// Its approvals, or the wait for them, ran out before it started.
+    #[error("its time to be approved and started is over")]
+    ApprovalExpired,
+    /// It is not for them to approve or reject.
+    #[error("{0}")]
+    NotApprover(NotApprover),
+    /// It has not waited for as long as it may.
     #[error("it may wait longer")]
     MayWait,
     /// It may not be claimed without a slot of its job.

@@ -10,7 +10,7 @@ use super::{Reason, State};
 #[must_use]
 pub fn first_octavius_status(state: State, reason: Option<&str>, began: bool) -> &'static str {
     match state {
-        State::Queued => "RECEIVED",
+        State::WaitingForApproval | State::Queued => "RECEIVED",
         State::Claimed => "CREATED",
         State::Starting => "JOB_READY",
         State::Running => "POD_READY",

@@ -8,6 +8,8 @@ use serde::{Deserialize, Serialize};
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum State {
+    /// Waits for the approvals that its job asks for; it is not in the queue.
+    WaitingForApproval,
     /// Waits for an executor.
     Queued,
     /// An executor has been chosen and told.
@@ -20,7 +22,7 @@ pub enum State {
     Succeeded,
     /// The job ended otherwise, or could not be started.
     Failed,
-    /// Someone asked for it to stop.
+    /// Someone asked for it to stop, or did not approve it.
     Cancelled,
     /// It ran, or waited, longer than it may.
     TimedOut,
@@ -30,7 +32,8 @@ pub enum State {
 
 impl State {
     /// Every state, in the order of life.
-    pub const ALL: [Self; 9] = [
+    pub const ALL: [Self; 10] = [
+        Self::WaitingForApproval,
         Self::Queued,
         Self::Claimed,
         Self::Starting,
@@ -52,6 +55,7 @@ impl State {
     #[must_use]
     pub const fn as_str(self) -> &'static str {
         match self {
+            Self::WaitingForApproval => "waiting_for_approval",
             Self::Queued => "queued",
             Self::Claimed => "claimed",
             Self::Starting => "starting",
@@ -113,6 +117,10 @@ reasons! {
     ARGUMENTS_DAMAGED,
     /// Someone asked for it to stop.
     CANCELLED,
+    /// Somebody who could have approved it said no.
+    REJECTED,
+    /// It had not started when its approvals, or the wait for them, ran out.
+    APPROVAL_EXPIRED,
     /// It ran longer than its timeout.
     DEADLINE,
     /// It waited in the queue longer than it may.

@@ -29,7 +29,7 @@ fn executor() -> ExecutorId {
 fn ending() -> impl Strategy<Value = Ending> {
     (0..5usize, any::<bool>()).prop_map(|(outcome, hopeless)| {
         let reason = if hopeless { Reason::REQUIREMENT_NOT_MET } else { Reason::EXIT_CODE };
-        Ending::because(State::ALL[4 + outcome], reason, "m")
+        Ending::because(State::ALL[5 + outcome], reason, "m")
     })
 }
 
@@ -46,10 +46,36 @@ fn event() -> impl Strategy<Value = Event> {
         3 => (fence(), ending()).prop_map(|(fence, ending)| Event::Finish { fence, ending, log: None }),
         1 => fence().prop_map(|fence| Event::Lose { fence, message: "gone".into() }),
         1 => Just(Event::Cancel { by: "bob".into() }),
-        1 => Just(Event::ExpireInQueue),
+        1 => Just(Event::ExpireWait),
+        2 => (approver(), any::<bool>()).prop_map(|(by, approves)| {
+            if approves { Event::Approve { by, reason: String::new() } } else { Event::Reject { by, reason: "no".into() } }
+        }),
         1 => Just(Event::HoldUp { reason: Reason::new(Reason::ENCRYPTION_KEY_MISSING), message: "no key".into() }),
         1 => Just(Event::FailInQueue { reason: Reason::new(Reason::ARGUMENTS_DAMAGED), message: "damaged".into() }),
     ]
+}
+
+/// Whoever asked, and others, in the group and not, who may run the job and may not.
+fn approver() -> impl Strategy<Value = Approver> {
+    (0..4usize, any::<bool>(), any::<bool>()).prop_map(|(user, member, may_run)| Approver {
+        user: ["ann", "bob", "cyn", "dan"][user].into(),
+        groups: if member { vec!["ops".into()] } else { vec![] },
+        may_run,
+    })
+}
+
+/// A rule for approvals, or none.
+fn rule() -> impl Strategy<Value = Option<ExecutionApprovals>> {
+    prop::option::of((any::<bool>(), 1..4u32, any::<bool>(), 5..60u64).prop_map(|(grouped, count, not_self, seconds)| {
+        ExecutionApprovals {
+            groups: if grouped { vec!["ops".into()] } else { vec![] },
+            count,
+            not_self,
+            valid_for: Duration::from_secs(seconds),
+            approved: Vec::new(),
+            rejected: None,
+        }
+    }))
 }
 
 fn fence_of(event: &Event) -> Option<Fence> {
@@ -63,7 +89,9 @@ fn fence_of(event: &Event) -> Option<Fence> {
         | Event::Cancel { .. }
         | Event::HoldUp { .. }
         | Event::FailInQueue { .. }
-        | Event::ExpireInQueue
+        | Event::ExpireWait
+        | Event::Approve { .. }
+        | Event::Reject { .. }
         | Event::FreeSlot => None,
     }
 }
@@ -83,10 +111,15 @@ proptest! {
 
     #[test]
     fn no_sequence_of_events_breaks_the_rules(
-        events in prop::collection::vec(event(), 0..60), retries in 0..3u32, retry_lost: bool,
+        events in prop::collection::vec(event(), 0..60), retries in 0..3u32, retry_lost: bool, rule in rule(),
     ) {
         let mut execution = submitted(retries, if retry_lost { OnLost::Retry } else { OnLost::Fail });
         execution.queue_timeout = Duration::from_secs(20); // so that some waits are too long
+        if let Some(rule) = &rule {
+            execution.approvals = Some(Box::new(rule.clone()));
+            execution.state = State::WaitingForApproval;
+        }
+        let mut may_approve = std::collections::BTreeSet::new(); // by the events, whatever the record says
         for (second, event) in (1..).zip(events) {
             let before = execution.clone();
             let applied = execution.apply(event.clone(), at(second));
@@ -103,7 +136,24 @@ proptest! {
                 prop_assert_eq!(execution.starts(), before.starts() + 1);
                 prop_assert_eq!(before.state, State::Claimed, "a start needs a claim");
             }
-            if before.state == State::Queued && execution.state == State::TimedOut {
+            if let (Event::Approve { by, .. }, Some(rule), Ok(_)) = (&event, &rule, &applied) {
+                let is_in = if rule.groups.is_empty() { by.may_run } else { !by.groups.is_empty() };
+                prop_assert!(is_in && !(rule.not_self && by.user == "ann"), "{by:?} may not approve");
+                if before.state == State::WaitingForApproval {
+                    may_approve.insert(by.user.clone());
+                }
+            }
+            if execution.state == State::Claimed && let Some(rule) = &rule {
+                prop_assert!(may_approve.len() >= rule.count as usize, "claimed with {may_approve:?}");
+            }
+            if execution.state == State::WaitingForApproval {
+                prop_assert!(before.state == State::WaitingForApproval && execution.attempts.is_empty());
+            }
+            if execution.starts() == 1 && before.starts() == 0 && let Some(rule) = &rule {
+                prop_assert!(at(second) < at(0) + rule.valid_for, "what was approved starts in time or not at all");
+            }
+            let waited = matches!(before.state, State::WaitingForApproval | State::Queued);
+            if waited && execution.state == State::TimedOut {
                 prop_assert!(at(second) >= before.waits_until(), "a wait ends when it is too long, and not before");
             }
             if matches!(event, Event::FailInQueue { .. }) && applied == Ok(Applied::Changed) {
@@ -172,9 +222,9 @@ fn a_wait_that_began_anew_is_not_ended_for_the_one_before() {
     let failed = Ending::because(State::Failed, Reason::EXIT_CODE, "exit code 3");
     execution.apply(Event::Finish { fence, ending: failed, log: None }, at(9)).unwrap();
     let waiting = execution.clone();
-    assert_eq!(execution.apply(Event::ExpireInQueue, at(11)), Err(Refusal::MayWait), "its first wait would be over");
+    assert_eq!(execution.apply(Event::ExpireWait, at(11)), Err(Refusal::MayWait), "its first wait would be over");
     assert_eq!(execution, waiting);
-    assert_eq!(execution.apply(Event::ExpireInQueue, at(19)), Ok(Applied::Changed));
+    assert_eq!(execution.apply(Event::ExpireWait, at(19)), Ok(Applied::Changed));
     assert_eq!(execution.state, State::TimedOut);
 }
 
@@ -225,6 +275,19 @@ fn the_longest_life_fits_one_value_of_the_store() {
     let mut execution = submitted(100, OnLost::Fail);
     execution.user = "é".repeat(128);
     execution.arguments = [("a".to_owned(), "x".repeat(Execution::ARGUMENTS_BYTES))].into();
+    let decision = |number: u32| ApprovalDecision {
+        by: format!("{number}{}", "é".repeat(127)),
+        at: at(1),
+        reason: "\"".repeat(crate::limit::APPROVAL_REASON_BYTES),
+    };
+    execution.approvals = Some(Box::new(ExecutionApprovals {
+        groups: vec!["x".repeat(crate::limit::APPROVAL_GROUP_BYTES); crate::limit::APPROVAL_GROUPS],
+        count: crate::limit::APPROVAL_COUNT,
+        not_self: true,
+        valid_for: crate::limit::APPROVAL_VALID_MAX,
+        approved: (0..crate::limit::APPROVAL_COUNT).map(decision).collect(),
+        rejected: None,
+    }));
     execution.selector = (0..crate::limit::LABELS).map(|n| (format!("{n:063}"), "x".repeat(63))).collect();
     let executor = ExecutorId::new("x".repeat(63)).unwrap();
     let when = Timestamp::from_nanosecond(1_700_000_000_123_456_789).unwrap();
@@ -357,7 +420,7 @@ fn what_holds_an_execution_up_is_told_while_it_waits_and_with_the_end_of_its_wai
     assert_eq!(execution.apply(hold.clone(), at(2)), Ok(Applied::Unchanged));
     assert_eq!((execution.state, execution.message.as_str()), (State::Queued, "no key 0a1b2c3d"));
     let mut waited = execution.clone();
-    waited.apply(Event::ExpireInQueue, waited.waits_until()).unwrap();
+    waited.apply(Event::ExpireWait, waited.waits_until()).unwrap();
     assert_eq!(waited.reason, Some(Reason::new(Reason::QUEUE_DEADLINE)));
     assert!(waited.message.ends_with(": no key 0a1b2c3d"), "{}", waited.message);
     claimed(&mut execution, 1);
