@@ -1,0 +1,1 @@
+//! The page over a controller that is faked at its RPCs.
