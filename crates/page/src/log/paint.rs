@@ -166,7 +166,7 @@ impl Paint {
     /// Appends the classes that make text look so, separated by spaces; nothing for text like any.
     pub(super) fn classes(self, out: &mut String) {
         let begins = out.len();
-        let mut separate = |out: &mut String| {
+        let separate = |out: &mut String| {
             if out.len() > begins {
                 out.push(' ');
             }

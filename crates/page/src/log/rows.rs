@@ -293,6 +293,13 @@ impl Rows {
         }
     }
 
+    /// What is seen of a line, without how it looks.
+    pub(super) fn text(line: &[u8]) -> String {
+        let mut rows = Self::new(0);
+        rows.take(line, &mut String::new());
+        rows.row.cells.iter().map(|cell| cell.0).collect()
+    }
+
     /// Ends the row that was begun, where something was printed in it: nothing more comes.
     pub(super) fn finish(&mut self, out: &mut String) {
         if !self.pending.is_empty() {
@@ -315,7 +322,10 @@ impl Rows {
     /// Tells of a piece that is not there, in the words of the command line, and goes on after it.
     pub(super) fn gap(&mut self, offset: u64, size: u64, reason: &str, out: &mut String) {
         self.finish(out);
-        let _ = write!(out, r#"<div class="log-row log-gap" data-at="{offset}">{size} bytes of the log are missing at byte {offset}"#);
+        let _ = write!(
+            out,
+            r#"<div class="log-row log-gap" data-at="{offset}">{size} bytes of the log are missing at byte {offset}"#
+        );
         if !reason.is_empty() {
             out.push_str(": ");
             reason.chars().for_each(|c| escape(if c.is_control() || acts_on_text(c) { '\u{fffd}' } else { c }, out));
