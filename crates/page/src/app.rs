@@ -9,7 +9,9 @@ use axum::routing::get;
 use ring::hmac;
 
 use crate::rpcs::Rpcs;
-use crate::{assets, catalog, headers, log, session, trouble};
+use crate::{
+    approvals, assets, audit, catalog, execution, executions, executors, headers, job, log, revisions, session, trouble,
+};
 
 /// How the page is served.
 #[derive(Debug, Default)]
@@ -62,6 +64,16 @@ pub fn router(rpcs: Rpcs, options: PageOptions) -> Router {
     let app = App { rpcs, options: Arc::new(options) };
     let pages = Router::new()
         .route("/", get(catalog::list))
+        .route("/jobs/{name}", get(job::page).post(job::run))
+        .route("/executions", get(executions::list))
+        .route("/executions/{id}", get(execution::page).post(execution::act))
+        .route("/executions/{id}/events", get(execution::events))
+        .route("/approvals", get(approvals::inbox))
+        .route("/executors", get(executors::list))
+        .route("/executors/{id}", get(executors::page))
+        .route("/revisions", get(revisions::list))
+        .route("/revisions/{catalog}/{number}", get(revisions::page))
+        .route("/audit", get(audit::page))
         .merge(session::routes())
         .merge(log::routes())
         .merge(assets::routes())

@@ -50,11 +50,6 @@ impl Fields {
     pub(crate) fn all<'f>(&'f self, name: &str) -> impl Iterator<Item = &'f str> {
         self.0.iter().filter(move |(known, _)| known == name).map(|(_, value)| value.as_str())
     }
-
-    /// Every field whose name begins so, without that beginning.
-    pub(crate) fn beginning<'f>(&'f self, with: &'f str) -> impl Iterator<Item = (&'f str, &'f str)> {
-        self.0.iter().filter_map(move |(name, value)| Some((name.strip_prefix(with)?, value.as_str())))
-    }
 }
 
 impl axum::extract::FromRequestParts<App> for Fields {

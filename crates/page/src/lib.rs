@@ -4,14 +4,22 @@
 //! It works without script; script adds what changes by itself.
 
 mod app;
+mod approvals;
 mod assets;
+mod audit;
 mod catalog;
+mod execution;
+mod executions;
+mod executors;
 mod form;
 mod headers;
+mod job;
 mod log;
+mod revisions;
 mod rpcs;
 mod session;
 mod shell;
+mod show;
 mod trouble;
 
 pub use app::{OpenCode, PageOptions, router};

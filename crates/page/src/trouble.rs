@@ -50,9 +50,24 @@ impl Trouble {
         self
     }
 
+    /// The HTTP status that tells it.
+    pub(crate) fn status(&self) -> StatusCode {
+        self.status
+    }
+
     /// What failed.
     pub(crate) fn message(&self) -> &str {
         &self.message
+    }
+
+    /// What is wrong, each thing by itself.
+    pub(crate) fn details(&self) -> &[String] {
+        &self.details
+    }
+
+    /// What to do next.
+    pub(crate) fn next(&self) -> Option<&str> {
+        self.hint.as_deref()
     }
 }
 
@@ -100,6 +115,9 @@ fn hint_for(fault: &Fault) -> Option<&'static str> {
         reason::STOPPING | reason::STORE_UNAVAILABLE | reason::RATE_LIMITED | reason::SLOW_MESSAGE => "try again in a moment",
         reason::STORE_FULL => "the store has no room left: an operator must free some",
         reason::KEY_REUSED | reason::ID_TAKEN => "load the form again and send it once",
+        _ if fault.violations.iter().any(|violation| violation.field == "id") => {
+            "the page may have been open for more than two hours: load it again, and send the form once more"
+        }
         _ if fault.code == Code::Unavailable => "try again in a moment",
         _ => return None,
     })

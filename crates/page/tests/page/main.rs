@@ -1,1 +1,11 @@
-//! The page over a controller that is faked at its RPCs.
+//! The page over a controller that is faked at its RPCs, through the very routes that browsers use.
+
+mod browser;
+mod fake;
+mod forms;
+mod hostile;
+mod live;
+mod pages;
+mod sign_in;
+mod unused;
+mod world;
