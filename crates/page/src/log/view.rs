@@ -20,13 +20,13 @@ const BEFORE_BYTES: u64 = 4 * 1024;
 /// Bytes that are made to rows at once: a view ends about where it should.
 const STEP_BYTES: usize = 4 * 1024;
 
-/// What is to be said of a log, in the words of the command line: nothing where it is whole. While more may come, it `is_over` for nobody.
+/// What is to be said of a log, in the words of the command line: nothing where all is well. It `is_over` where nobody expects more.
 pub(super) fn note(end: &LogEnd, is_over: bool) -> String {
     match end {
         LogEnd { damaged: true, attempt, .. } => {
             format!("the log of attempt {attempt} is not whole: its executor's count or checksum differs from what was kept")
         }
-        LogEnd { size: 0, sealed: true, .. } => "nothing was printed".to_owned(),
+        LogEnd { size: 0, sealed, attempt, .. } if *sealed || (is_over && *attempt == 0) => "nothing was printed".to_owned(),
         LogEnd { attempt: 1.., sealed: false, .. } if is_over => {
             "the log may not be whole: its executor has not said so; what it still sends is kept".to_owned()
         }
