@@ -37,7 +37,8 @@
       section.querySelectorAll(".log-tools, .log-steps").forEach((part) => { part.hidden = false; });
       this.wrap(stored("log-wrap") === "1");
       this.listen();
-      if (this.isLast) this.follow(true);
+      const isAsked = ["from", "before", "near"].some((name) => new URLSearchParams(location.search).has(name));
+      if (this.isLast && !isAsked) this.follow(true); else this.toTop();
       this.attach();
       if (this.input.value) this.find(this.input.value, Number(data.start));
     }
@@ -180,6 +181,9 @@
       return scrollTop + clientHeight >= scrollHeight - 8;
     }
 
+    // To the first row that is here.
+    toTop() { this.scroll.scrollTop += this.rows.getBoundingClientRect().top - this.scroll.getBoundingClientRect().top; }
+
     toBottom() { this.scroll.scrollTop = this.scroll.scrollHeight; }
 
     // Looks, once the browser has time, whether rows are wanted that are not there.
@@ -259,7 +263,7 @@
           this.toBottom();
           this.follow(true);
         } else {
-          this.scroll.scrollTop += this.rows.getBoundingClientRect().top - this.scroll.getBoundingClientRect().top;
+          this.toTop();
           this.follow(false);
         }
         if (then) then();
