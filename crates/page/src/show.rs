@@ -79,7 +79,8 @@ mod tests {
     #[test]
     fn a_moment_is_told_from_now_and_in_utc() {
         let now = Timestamp::from_second(1_767_225_600).unwrap();
-        let at = |seconds: i64| moment(&Some(prost_types::Timestamp { seconds: 1_767_225_600 + seconds, nanos: 0 }), &now).unwrap();
+        let at =
+            |seconds: i64| moment(&Some(prost_types::Timestamp { seconds: 1_767_225_600 + seconds, nanos: 0 }), &now).unwrap();
         assert_eq!(
             at(-130).to_string(),
             "<time datetime=\"2025-12-31T23:57:50Z\"><span class=\"relative\">2m10s ago</span> <small>2025-12-31 23:57:50 UTC</small></time>"

@@ -135,9 +135,7 @@ pub fn state(field: &'static str, number: i32) -> Result<State, InvalidField> {
         Ok(W::Cancelled) => Ok(State::Cancelled),
         Ok(W::TimedOut) => Ok(State::TimedOut),
         Ok(W::Lost) => Ok(State::Lost),
-        Ok(W::WaitingForApproval | W::Unspecified) | Err(_) => {
-            Err(InvalidField::new(field, format!("{number} is not a state")))
-        }
+        Ok(W::WaitingForApproval | W::Unspecified) | Err(_) => Err(InvalidField::new(field, format!("{number} is not a state"))),
     }
 }
 

@@ -77,7 +77,7 @@ impl Field<'_> {
         let mut parts = vec![argument.description.trim().to_owned()];
         parts.push(match (argument.kind, argument.choices.is_empty() || argument.sensitive) {
             (ArgumentType::Duration, true) => "a duration, like 90s, 10m or 1h30m".to_owned(),
-            (ArgumentType::Integer, true) => "a whole number".to_owned(),
+            (ArgumentType::Integer, true) => "an integer".to_owned(),
             (ArgumentType::Number, true) => "a number".to_owned(),
             _ => String::new(),
         });

@@ -51,7 +51,7 @@ async fn who_is_not_signed_in_is_sent_to_sign_in_and_back() {
     let answer = browser.get("/executions?all=1&job=a%26b").await;
     assert_eq!(answer.status, StatusCode::SEE_OTHER);
     assert_eq!(answer.location(), "/sign-in?next=%2Fexecutions%3Fall%3D1%26job%3Da%2526b");
-    let form = browser.get(&answer.location().to_owned()).await;
+    let form = browser.get(answer.location()).await;
     assert_eq!(form.hidden("next"), "/executions?all=1&#38;job=a%26b");
     let back = browser.post("/sign-in", &[("token", "octu_viewer"), ("next", "/executions?all=1&job=a%26b")]).await;
     assert_eq!(back.location(), "/executions?all=1&job=a%26b");
@@ -82,7 +82,7 @@ async fn signing_out_ends_the_session_wherever_its_cookie_went() {
     assert_eq!(answer.header("set-cookie"), "octavius-3000=; Path=/; HttpOnly; SameSite=Lax; Max-Age=0");
     let ended = stolen.get("/executors").await;
     assert_eq!(ended.location(), "/sign-in?next=%2Fexecutors");
-    assert!(stolen.get(&ended.location().to_owned()).await.text.contains("Your session has ended"));
+    assert!(stolen.get(ended.location()).await.text.contains("Your session has ended"));
 }
 
 #[tokio::test]
