@@ -9,6 +9,7 @@ mod line;
 pub mod pem;
 pub mod tls;
 pub mod trace;
+pub mod words;
 
 #[expect(missing_docs, clippy::all, clippy::pedantic, clippy::allow_attributes, reason = "generated code")]
 mod generated {

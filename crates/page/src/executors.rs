@@ -1,0 +1,65 @@
+//! Executors: who runs jobs, and what.
+
+use askama::Template;
+use axum::extract::Path;
+use axum::response::Response;
+use http::StatusCode;
+use octavius_core::Timestamp;
+use octavius_proto::v1::{self, ExecutorState};
+
+use crate::session::Visitor;
+use crate::shell::{Who, html};
+use crate::show;
+use crate::trouble::Trouble;
+
+/// The state in a word.
+fn word_of(executor: &v1::Executor) -> &'static str {
+    match executor.state() {
+        ExecutorState::Registered => "registered",
+        ExecutorState::Active => "active",
+        ExecutorState::Expired => "expired",
+        ExecutorState::Draining => "draining",
+        ExecutorState::Unspecified => "unknown",
+    }
+}
+
+/// The state as people read it: one that is away and drains is both.
+fn state_of(executor: &v1::Executor) -> String {
+    let state = word_of(executor);
+    let both = executor.draining.is_some() && executor.state() != ExecutorState::Draining;
+    if both { format!("{state}, draining") } else { state.to_owned() }
+}
+
+#[derive(Template)]
+#[template(path = "executors.html")]
+struct Executors<'a> {
+    who: Option<&'a Who>,
+    place: &'a str,
+    now: Timestamp,
+    executors: Vec<v1::Executor>,
+}
+
+pub(crate) async fn list(visitor: Visitor) -> Result<Response, Trouble> {
+    let executors = visitor.calls.executors().list_executors(v1::ListExecutorsRequest {}).await?.into_inner().executors;
+    let page = Executors { who: Some(&visitor.who), place: "executors", now: visitor.who.now, executors };
+    html(StatusCode::OK, &page)
+}
+
+#[derive(Template)]
+#[template(path = "executor.html")]
+struct ExecutorPage<'a> {
+    who: Option<&'a Who>,
+    place: &'a str,
+    now: Timestamp,
+    executor: v1::Executor,
+    /// Jobs in a cluster that no execution is for and that are not told by name.
+    untold: usize,
+}
+
+pub(crate) async fn page(visitor: Visitor, Path(id): Path<String>) -> Result<Response, Trouble> {
+    let told = visitor.calls.executors().get_executor(v1::GetExecutorRequest { id: id.clone() }).await?.into_inner();
+    let executor = told.executor.ok_or_else(|| Trouble::not_found(&format!("executor {id}")))?;
+    let untold = usize::try_from(executor.orphan_count).unwrap_or(usize::MAX).saturating_sub(executor.orphans.len());
+    let page = ExecutorPage { who: Some(&visitor.who), place: "executors", now: visitor.who.now, executor, untold };
+    html(StatusCode::OK, &page)
+}
