@@ -278,6 +278,10 @@ variables! {
     STRATEGY = "OCTAVIUS_STRATEGY";
     /// Where a controller serves its metrics.
     METRICS_LISTEN = "OCTAVIUS_METRICS_LISTEN";
+    /// Where a controller serves the web page.
+    PAGE_LISTEN = "OCTAVIUS_PAGE_LISTEN";
+    /// Whether browsers speak TLS with something before the web page.
+    PAGE_BEHIND_TLS = "OCTAVIUS_PAGE_BEHIND_TLS";
     /// Where the first admin's token is written.
     BOOTSTRAP_TOKEN_FILE = "OCTAVIUS_BOOTSTRAP_TOKEN_FILE";
     /// The executor's configuration file.

@@ -32,8 +32,8 @@ impl TlsArgs {
     /// The certificates, with what the file says where no flag does. None where the controller listens in the clear.
     ///
     /// # Errors
-    /// Where one of the pair is missing; or both are, the address is not of this machine alone, and nobody has asked for that.
-    pub fn files(&self, settings: &Settings, listen: SocketAddr) -> Outcome<Option<TlsFiles>> {
+    /// Where one of the pair is missing; or both are, one of the addresses is not of this machine alone, and nobody has asked for that.
+    pub fn files(&self, settings: &Settings, listen: &[SocketAddr]) -> Outcome<Option<TlsFiles>> {
         let path = |flag: &Option<PathBuf>, key| flag.clone().map_or_else(|| settings.path(key), |path| Ok(Some(path)));
         let client_ca = path(&self.client_ca, "client_ca")?;
         let missing = |what: &str, flag: &str| Err(Failure::usage(format!("{what} is missing")).hint(format!("{flag} FILE")));
@@ -46,9 +46,9 @@ impl TlsArgs {
             }
             (None, None) => {
                 let insecure = self.insecure || settings.flag("insecure")?.unwrap_or_default();
-                if insecure || listen.ip().is_loopback() {
+                let Some(listen) = listen.iter().find(|address| !insecure && !address.ip().is_loopback()) else {
                     return Ok(None);
-                }
+                };
                 Err(Failure::usage(format!(
                     "{listen} is reached from other machines, and without TLS tokens travel in the clear"
                 ))

@@ -22,7 +22,7 @@ const ETCD_PORT: u16 = 2379;
 const MIN_QUOTA_BYTES: u64 = 16 << 20;
 
 /// Keys of `controller_config.json`: the first Octavius', then ours.
-pub const KEYS: [&str; 37] = [
+pub const KEYS: [&str; 39] = [
     "etcd_host",
     "etcd_port",
     "etcd_dial_timeout",
@@ -38,6 +38,8 @@ pub const KEYS: [&str; 37] = [
     "client_ca",
     "insecure",
     "metrics_listen",
+    "page_listen",
+    "page_behind_tls",
     "bootstrap_token_file",
     "etcd_prefix",
     "etcd_user",

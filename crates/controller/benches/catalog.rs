@@ -105,6 +105,7 @@ async fn start(store: Arc<dyn Store>, dir: &Path) -> (Controller, Connection) {
         limits: octavius_controller::RequestLimits { rate: None },
         issuers: Vec::new(),
         metrics_listen: None,
+        page: None,
     };
     let controller = Controller::start(options).await.unwrap();
     let token = std::fs::read_to_string(token).unwrap();

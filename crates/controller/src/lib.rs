@@ -34,6 +34,7 @@ mod mirror;
 #[cfg(test)]
 mod model;
 mod origins;
+mod page;
 mod pauses;
 pub mod private;
 mod queue;
@@ -61,6 +62,8 @@ pub use issuers::{IssuerConfig, IssuerConfigError};
 pub use keeper::Retention;
 pub use limits::RequestLimits;
 pub use listen::TlsFiles;
+pub use octavius_page::OpenCode;
+pub use page::PageListen;
 pub use sealing::{Encryption, EncryptionKey, NotAKey, UsedKey, used_keys};
 pub use server::{Controller, ControllerError, ControllerOptions};
 pub use tokens::BootstrapError;

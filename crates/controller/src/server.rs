@@ -20,7 +20,9 @@ use octavius_store::{Commit, Store, StoreError, Txn, codec, key};
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
+use tonic::service::Routes;
 use tonic::transport::Server;
+use tower::Layer as _;
 
 use crate::admin::Admin;
 use crate::archive::{Archive, ArchiveError};
@@ -39,13 +41,14 @@ use crate::heads::Heads;
 use crate::issuers::{IssuerConfig, Issuers};
 use crate::keeper::{Keeper, Retention};
 use crate::limits::{Limits, RequestLimits};
-use crate::listen::{Certificates, Listener, TlsFiles};
+use crate::listen::{Certificates, Listener, Speaks, TlsFiles};
 use crate::logs::settle::Settler;
 use crate::logs::{Keeping, Logs};
 use crate::losses::Judge;
 use crate::metrics::{Counted, Health, Metrics, Rpcs, Sources, StoreCounts};
 use crate::mirror::Mirrors;
 use crate::origins::Origins;
+use crate::page::{Page, PageListen};
 use crate::pauses::{self, Pauses};
 use crate::queue::SharedQueue;
 use crate::reconcile::Reconciler;
@@ -67,7 +70,7 @@ const MAX_PUBLIC_BYTES: usize = 4096;
 const HEADER_BYTES: u32 = 16 * 1024;
 
 /// How often an idle connection is asked whether it lives, and how long the answer may take: a half-open one is found within 30 s.
-const KEEPALIVE: Duration = Duration::from_secs(15);
+pub(crate) const KEEPALIVE: Duration = Duration::from_secs(15);
 
 /// How long a stop waits for calls that are under way.
 const STOP_WITHIN: Duration = Duration::from_secs(10);
@@ -114,6 +117,8 @@ pub struct ControllerOptions {
     pub issuers: Vec<IssuerConfig>,
     /// Where metrics are served over HTTP, in clear and to whoever asks; nowhere where it is none.
     pub metrics_listen: Option<SocketAddr>,
+    /// Where and how the web page is served; nowhere where it is none.
+    pub page: Option<PageListen>,
 }
 
 /// Why a controller could not begin.
@@ -160,6 +165,7 @@ pub enum ControllerError {
 pub struct Controller {
     address: SocketAddr,
     metrics_address: Option<SocketAddr>,
+    page_address: Option<SocketAddr>,
     id: String,
     shutdown: CancellationToken,
     failed: CancellationToken,
@@ -190,6 +196,7 @@ impl Controller {
             limits,
             issuers,
             metrics_listen,
+            page,
         } = options;
         if let (Err(source), AuditExport::Folder(path)) = (audit_export.prepare(), &audit_export) {
             return Err(ControllerError::AuditExport { path: path.clone(), source });
@@ -207,8 +214,15 @@ impl Controller {
         let tokens = Arc::new(Tokens::new(Arc::clone(&store), timing.executor_token_life));
         tokens.bootstrap(&bootstrap_token_file).await?;
 
-        let listener = Listener::bind(listen, certificates.clone()).map_err(listen_error(listen))?;
+        let listener = Listener::bind(listen, certificates.clone(), Speaks::Grpc).map_err(listen_error(listen))?;
         let address = listener.local_addr().map_err(listen_error(listen))?;
+        let bind_page = |page: PageListen| {
+            let at = page.address;
+            let page = Page::bind(page, certificates.clone()).map_err(listen_error(at))?;
+            let address = page.address().map_err(listen_error(at))?;
+            Ok::<_, ControllerError>((page, address))
+        };
+        let (page, page_address) = page.map(bind_page).transpose()?.unzip();
 
         let shutdown = CancellationToken::new();
         let tasks = TaskTracker::new();
@@ -356,6 +370,19 @@ impl Controller {
         health.set_serving::<ExecutionServiceServer<Executions>>().await;
         let reflection =
             tonic_reflection::server::Builder::configure().register_encoded_file_descriptor_set(DESCRIPTORS).build_v1()?;
+        let auth = AuthLayer { tokens, issuers, refusals, limits: Arc::new(Limits::new(limits)), rpcs, tasks: tasks.clone() };
+        let services = Routes::new(health_service.max_decoding_message_size(MAX_PUBLIC_BYTES))
+            .add_service(reflection.max_decoding_message_size(MAX_PUBLIC_BYTES))
+            .add_service(CatalogServiceServer::new(catalog).max_decoding_message_size(MAX_APPLY_BYTES))
+            .add_service(ExecutionServiceServer::new(executions).max_decoding_message_size(MAX_MESSAGE_BYTES))
+            .add_service(LogServiceServer::new(logs).max_decoding_message_size(MAX_APPEND_BYTES))
+            .add_service(ExecutorServiceServer::new(executors).max_decoding_message_size(MAX_MESSAGE_BYTES))
+            .add_service(AdminServiceServer::new(admin).max_decoding_message_size(MAX_MESSAGE_BYTES));
+        if let Some(page) = page {
+            // The page calls what gRPC clients call, through all that stands before it.
+            let rpcs = octavius_page::Rpcs::new(TraceLayer.layer(auth.layer(services.clone())));
+            tasks.spawn(watched(failed.clone(), page.serve(rpcs, shutdown.clone())));
+        }
         let router = Server::builder()
             .max_concurrent_streams(STREAMS_PER_CONNECTION)
             .initial_stream_window_size(WINDOW_BYTES)
@@ -366,14 +393,8 @@ impl Controller {
             // without a grace: with one, tonic cuts what is under way, an executor's session or a follower, and gains nothing by it
             .max_connection_age(timing.connection_age)
             .layer(TraceLayer)
-            .layer(AuthLayer { tokens, issuers, refusals, limits: Arc::new(Limits::new(limits)), rpcs, tasks: tasks.clone() })
-            .add_service(health_service.max_decoding_message_size(MAX_PUBLIC_BYTES))
-            .add_service(reflection.max_decoding_message_size(MAX_PUBLIC_BYTES))
-            .add_service(CatalogServiceServer::new(catalog).max_decoding_message_size(MAX_APPLY_BYTES))
-            .add_service(ExecutionServiceServer::new(executions).max_decoding_message_size(MAX_MESSAGE_BYTES))
-            .add_service(LogServiceServer::new(logs).max_decoding_message_size(MAX_APPEND_BYTES))
-            .add_service(ExecutorServiceServer::new(executors).max_decoding_message_size(MAX_MESSAGE_BYTES))
-            .add_service(AdminServiceServer::new(admin).max_decoding_message_size(MAX_MESSAGE_BYTES));
+            .layer(auth)
+            .add_routes(services);
         if let Some(certificates) = certificates {
             tasks.spawn(watched(failed.clone(), certificates.follow(shutdown.clone())));
         }
@@ -382,7 +403,7 @@ impl Controller {
         let stopping = shutdown.clone();
         let serving = tokio::spawn(router.serve_with_incoming_shutdown(incoming, async move { stopping.cancelled().await }));
         tracing::info!(%address, controller = id, "serving");
-        Ok(Self { address, metrics_address, id, shutdown, failed, tasks, serving })
+        Ok(Self { address, metrics_address, page_address, id, shutdown, failed, tasks, serving })
     }
 
     /// Where it listens.
@@ -395,6 +416,12 @@ impl Controller {
     #[must_use]
     pub fn metrics_address(&self) -> Option<SocketAddr> {
         self.metrics_address
+    }
+
+    /// Where it serves the web page, if it does.
+    #[must_use]
+    pub fn page_address(&self) -> Option<SocketAddr> {
+        self.page_address
     }
 
     /// The id of its store.

@@ -23,10 +23,11 @@ pub struct PageOptions {
 }
 
 /// A code in an address that signs in whoever opens it, and the token that it signs in with.
+#[derive(Clone)]
 pub struct OpenCode {
     key: hmac::Key,
     code: hmac::Tag,
-    token: String,
+    token: Arc<dyn Fn() -> Option<String> + Send + Sync>,
 }
 
 impl fmt::Debug for OpenCode {
@@ -36,18 +37,20 @@ impl fmt::Debug for OpenCode {
 }
 
 impl OpenCode {
-    /// A visitor who brings `code`, as `/open?code=…`, is signed in with `token`. The code should hold 128 random bits or more.
+    /// A visitor who brings `code`, as `/open?code=…`, is signed in with what `token` says then: nobody, where it says nothing. The code should
+    /// hold 128 random bits or more.
     #[must_use]
-    pub fn new(code: &str, token: &str) -> Self {
+    pub fn new(code: &str, token: impl Fn() -> Option<String> + Send + Sync + 'static) -> Self {
         // Tags are compared, not texts: how long that takes tells nothing of how much of a code was right.
-        let key = hmac::Key::new(hmac::HMAC_SHA256, token.as_bytes());
+        let key = hmac::Key::new(hmac::HMAC_SHA256, b"octavius open code");
         let code = hmac::sign(&key, code.as_bytes());
-        Self { key, code, token: token.to_owned() }
+        Self { key, code, token: Arc::new(token) }
     }
 
     /// The token that `code` signs in with; none for another code.
-    pub(crate) fn token(&self, code: &str) -> Option<&str> {
-        hmac::verify(&self.key, code.as_bytes(), self.code.as_ref()).is_ok().then_some(&self.token)
+    pub(crate) fn token(&self, code: &str) -> Option<String> {
+        hmac::verify(&self.key, code.as_bytes(), self.code.as_ref()).ok()?;
+        (self.token)()
     }
 }
 

@@ -199,7 +199,7 @@ async fn open(State(app): State<App>, request: Request) -> Result<Response, Trou
     let fields = Fields::of_query(parts.uri.query());
     let token = app.options.open.as_ref().and_then(|open| open.token(fields.get("code")));
     let token = token.ok_or_else(|| Trouble::refused("this code is not, or no longer, good: sign in with a token"))?;
-    Ok(enter(&app, token, &parts, "/").await?)
+    Ok(enter(&app, &token, &parts, "/").await?)
 }
 
 #[cfg(test)]

@@ -136,7 +136,7 @@ pub fn state(field: &'static str, number: i32) -> Result<State, InvalidField> {
         Ok(W::Cancelled) => Ok(State::Cancelled),
         Ok(W::TimedOut) => Ok(State::TimedOut),
         Ok(W::Lost) => Ok(State::Lost),
-        Ok(W::WaitingForApproval | W::Unspecified) | Err(_) => Err(InvalidField::new(field, format!("{number} is not a state"))),
+        Ok(W::Unspecified) | Err(_) => Err(InvalidField::new(field, format!("{number} is not a state"))),
     }
 }
 
@@ -218,7 +218,6 @@ pub fn to_execution(execution: &Execution, job: Option<&JobDefinition>) -> v1::E
 #[must_use]
 pub fn execution(execution: &Execution) -> v1::Execution {
     v1::Execution {
-        approvals: None,
         id: execution.id.to_string(),
         job: execution.job.to_string(),
         catalog: execution.catalog.to_string(),

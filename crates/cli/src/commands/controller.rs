@@ -6,8 +6,8 @@ use std::time::Duration;
 
 use clap::{Args, FromArgMatches as _, Subcommand};
 use octavius_controller::{
-    ArchiveError, AuditExport, Clock, Controller, ControllerError, ControllerOptions, IssuerConfig, RequestLimits, Retention,
-    TlsFiles,
+    ArchiveError, AuditExport, Clock, Controller, ControllerError, ControllerOptions, IssuerConfig, PageListen, RequestLimits,
+    Retention, TlsFiles,
 };
 use octavius_core::ByteSize;
 use octavius_core::dispatch::Strategy;
@@ -103,6 +103,12 @@ struct StartArgs {
     /// Where to serve metrics for Prometheus, and /healthz, over HTTP and without asking who it is [default: nowhere]
     #[arg(long, value_name = "ADDR", env = env::METRICS_LISTEN, help_heading = "Options")]
     metrics_listen: Option<SocketAddr>,
+    /// Where to serve the web page, with the certificates of --listen [default: nowhere]
+    #[arg(long, value_name = "ADDR", env = env::PAGE_LISTEN, help_heading = "Options")]
+    page_listen: Option<SocketAddr>,
+    /// Browsers speak TLS with what stands before the web page, where the controller itself does not
+    #[arg(long, env = env::PAGE_BEHIND_TLS, help_heading = "Options")]
+    page_behind_tls: bool,
     /// File of an admin's token; made where the store knows no admin and the file is missing [default: admin.token beside the store; with
     /// etcd, beside the configuration file]
     #[arg(long, value_name = "FILE", env = env::BOOTSTRAP_TOKEN_FILE, help_heading = "Options")]
@@ -128,6 +134,7 @@ struct Options {
     listen: SocketAddr,
     tls: Option<TlsFiles>,
     metrics_listen: Option<SocketAddr>,
+    page: Option<PageListen>,
     bootstrap_token_file: PathBuf,
     retention: Retention,
     logs: LogKeeping,
@@ -160,6 +167,9 @@ fn options(args: &StartArgs) -> Outcome<Options> {
         // The first Octavius listened everywhere. That has to be asked for, as tokens come by here.
         None => SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), port),
     };
+    let page_listen = address("page_listen", args.page_listen)?;
+    let behind_tls = args.page_behind_tls || settings.flag("page_behind_tls")?.unwrap_or_default();
+    let addresses: Vec<_> = [listen].into_iter().chain(page_listen).collect();
     let mut timing = timing()?;
     if let Some(deadline) = settings.seconds("executor_ping_deadline")? {
         timing.ping_deadline = deadline;
@@ -219,11 +229,12 @@ fn options(args: &StartArgs) -> Outcome<Options> {
     Ok(Options {
         store,
         logs,
-        tls: args.tls.files(&settings, listen)?,
+        tls: args.tls.files(&settings, &addresses)?,
         encryption,
         listen,
         strategy,
         metrics_listen: address("metrics_listen", args.metrics_listen)?,
+        page: page_listen.map(|address| PageListen { address, open: None, behind_tls }),
         bootstrap_token_file: bootstrap.unwrap_or(beside),
         retention,
         audit_export,
@@ -271,9 +282,8 @@ pub(super) fn described(config: &Path) -> Outcome<Described> {
 /// Where it cannot listen, or the store does not answer.
 pub async fn start(options: ControllerOptions) -> Outcome<Controller> {
     Controller::start(options).await.map_err(|error| match error {
-        ControllerError::Listen { .. } => {
-            Failure::new(Exit::Usage, error).hint("choose another address with --listen; port 0 takes a free one")
-        }
+        ControllerError::Listen { .. } => Failure::new(Exit::Usage, error)
+            .hint("choose another address with --listen, --page-listen or --metrics-listen; port 0 takes a free one"),
         ControllerError::Certificates(error) => file_failure(error),
         ControllerError::Bootstrap(_) | ControllerError::AuditExport { .. } => Failure::new(Exit::Usage, error),
         ControllerError::Restoring => {
@@ -319,6 +329,7 @@ async fn serve(context: &Context, options: Options, stop: CancellationToken) -> 
         listen,
         tls,
         metrics_listen,
+        page,
         bootstrap_token_file,
         retention,
         audit_export,
@@ -354,6 +365,7 @@ async fn serve(context: &Context, options: Options, stop: CancellationToken) -> 
         timing,
         clock: Clock::default(),
         metrics_listen,
+        page,
     };
     let clear = options.tls.is_none();
     let controller = start(options).await?;
@@ -363,6 +375,9 @@ async fn serve(context: &Context, options: Options, stop: CancellationToken) -> 
     }
     if let Some(address) = controller.metrics_address() {
         context.shell.note(&format!("metrics: http://{address}/metrics"));
+    }
+    if let Some(address) = controller.page_address() {
+        context.shell.note(&format!("page: {}://{address}/", if clear { "http" } else { "https" }));
     }
     if made && bootstrap_token_file.exists() {
         context.shell.note(&format!("an admin's token was written to {}", bootstrap_token_file.display()));

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use clap::Args;
 use octavius_catalog::render::render_summary;
-use octavius_controller::{Clock, ControllerOptions, RequestLimits, Retention};
+use octavius_controller::{Clock, ControllerOptions, OpenCode, PageListen, RequestLimits, Retention};
 use octavius_core::limit::SPOOL_BYTES;
 use octavius_core::{ExecutorId, Labels, Timing};
 use octavius_executor::{Credential, ExecutorError, ExecutorOptions};
@@ -36,6 +36,9 @@ pub struct DevArgs {
     /// Where to listen, on this machine only; port 0 takes a free one
     #[arg(long, value_name = "ADDR", default_value = "127.0.0.1:3000", env = env::LISTEN)]
     listen: SocketAddr,
+    /// Where to serve the web page, on this machine only; port 0 takes a free one [default: the port after that of --listen]
+    #[arg(long, value_name = "ADDR", env = env::PAGE_LISTEN)]
+    page_listen: Option<SocketAddr>,
     /// Folder for everything that is kept [default: a folder under the user's own]
     #[arg(long, value_name = "DIR", env = env::DATA_DIR)]
     data_dir: Option<PathBuf>,
@@ -64,6 +67,7 @@ const TIMEOUT: Duration = Duration::from_secs(10);
 
 struct Setup {
     listen: SocketAddr,
+    page_listen: SocketAddr,
     data_dir: PathBuf,
     catalog: Option<PathBuf>,
     labels: Labels,
@@ -76,8 +80,11 @@ struct Setup {
 /// # Errors
 /// Where the address is not of this machine, or something cannot begin.
 pub async fn run(context: &Context, args: &DevArgs) -> Outcome {
-    if !args.listen.ip().is_loopback() {
-        return Err(Failure::usage(format!("{} can be reached from other machines", args.listen))
+    let beside =
+        |listen: SocketAddr| SocketAddr::new(listen.ip(), if listen.port() == 0 { 0 } else { listen.port().wrapping_add(1) });
+    let page_listen = args.page_listen.unwrap_or_else(|| beside(args.listen));
+    if let Some(open) = [args.listen, page_listen].iter().find(|address| !address.ip().is_loopback()) {
+        return Err(Failure::usage(format!("{open} can be reached from other machines"))
             .hint("`dev` listens on this machine only; for others: octavius controller start, octavius executor start"));
     }
     let data_dir = args.data_dir.clone().map_or_else(|| default_data_dir("dev"), Ok)?;
@@ -91,6 +98,7 @@ pub async fn run(context: &Context, args: &DevArgs) -> Outcome {
     let export = Export::start(None, "octavius-dev")?;
     let setup = Setup {
         listen: args.listen,
+        page_listen,
         data_dir: std::path::absolute(&data_dir).unwrap_or(data_dir),
         catalog: args.catalog.clone(),
         labels,
@@ -106,6 +114,9 @@ async fn serve(context: &Context, setup: Setup, stop: CancellationToken) -> Outc
     let store = crate::store_options::open_embedded_in(&setup.data_dir.join("store"))?;
     let logs = LogKeeping::within(&setup.data_dir)?;
     let token_file = setup.data_dir.join("admin.token");
+    let code = random_code()?;
+    let admins = token_file.clone();
+    let open = OpenCode::new(&code, move || read_token_file(&admins).ok());
     let options = ControllerOptions {
         store,
         listen: setup.listen,
@@ -122,13 +133,25 @@ async fn serve(context: &Context, setup: Setup, stop: CancellationToken) -> Outc
         limits: RequestLimits::default(),
         issuers: Vec::new(),
         metrics_listen: None,
+        page: Some(PageListen { address: setup.page_listen, open: Some(open), behind_tls: false }),
         timing: setup.timing,
     };
     let controller = super::controller::start(options).await?;
     let address = controller.address();
+    if let Some(page) = controller.page_address() {
+        context.shell.note(&format!("page, signed in as its admin: http://{page}/open?code={code}"));
+    }
     let outcome = serve_beside(context, &setup, address, &token_file, stop).await;
     controller.stop().await;
     outcome
+}
+
+/// A code for one life of this process, of 160 random bits: whoever has it is the admin.
+fn random_code() -> Outcome<String> {
+    let mut random = [0u8; 20];
+    getrandom::fill(&mut random)
+        .map_err(|error| Failure::fault(format!("the operating system gives no random bytes: {error}")))?;
+    Ok(random.iter().map(|byte| format!("{byte:02x}")).collect())
 }
 
 /// Everything beside the controller: what the client needs, the executor, the catalogue.

@@ -11,7 +11,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use octavius_proto::tls::TLS_ONLY;
+use octavius_proto::tls::{ALPN, TLS_ONLY};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::mpsc;
@@ -43,11 +43,52 @@ const HANDSHAKE_RECORD: u8 = 0x16;
 /// How long a client has to read why it is not let in.
 const FAREWELL: Duration = Duration::from_secs(1);
 
+/// What is spoken on a port.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Speaks {
+    /// gRPC: HTTP/2 alone.
+    Grpc,
+    /// Pages: HTTP/2 or HTTP/1.1, as browsers choose.
+    Pages,
+}
+
+impl Speaks {
+    /// What a handshake offers.
+    fn protocols(self) -> Vec<Vec<u8>> {
+        match self {
+            Self::Grpc => vec![ALPN.to_vec()],
+            Self::Pages => vec![ALPN.to_vec(), b"http/1.1".to_vec()],
+        }
+    }
+
+    /// What a client without TLS is told in its own language: clients show it, where a handshake that fails tells nobody anything.
+    fn farewell(self) -> Vec<u8> {
+        const INADEQUATE_SECURITY: u8 = 0xc;
+        match self {
+            Self::Grpc => {
+                let length = u8::try_from(8 + TLS_ONLY.len()).unwrap_or(8);
+                let mut frames = vec![0, 0, 0, 4, 0, 0, 0, 0, 0]; // SETTINGS, empty
+                frames.extend([0, 0, length, 7, 0, 0, 0, 0, 0]); // GOAWAY
+                frames.extend([0, 0, 0, 0, 0, 0, 0, INADEQUATE_SECURITY]);
+                frames.extend(TLS_ONLY.bytes());
+                frames
+            }
+            Self::Pages => format!(
+                "HTTP/1.1 400 Bad Request\r\ncontent-type: text/plain\r\ncontent-length: {}\r\nconnection: close\r\n\r\n{TLS_ONLY}: \
+                 its addresses begin with https://\n",
+                TLS_ONLY.len() + ": its addresses begin with https://\n".len()
+            )
+            .into_bytes(),
+        }
+    }
+}
+
 /// A port that is listened on.
 #[derive(Debug)]
 pub(crate) struct Listener {
     listener: TcpListener,
     certificates: Option<Arc<Certificates>>,
+    speaks: Speaks,
     seats: Arc<Seats>,
 }
 
@@ -56,11 +97,11 @@ impl Listener {
     ///
     /// # Errors
     /// Where the system does not let us.
-    pub(crate) fn bind(address: SocketAddr, certificates: Option<Arc<Certificates>>) -> io::Result<Self> {
+    pub(crate) fn bind(address: SocketAddr, certificates: Option<Arc<Certificates>>, speaks: Speaks) -> io::Result<Self> {
         let listener = std::net::TcpListener::bind(address)?;
         listener.set_nonblocking(true)?;
         let seats = Seats::new(Limits::of_this_process());
-        Ok(Self { listener: TcpListener::from_std(listener)?, certificates, seats })
+        Ok(Self { listener: TcpListener::from_std(listener)?, certificates, speaks, seats })
     }
 
     /// Where it listens.
@@ -76,7 +117,7 @@ impl Listener {
     }
 
     async fn accept(self, ready: mpsc::Sender<io::Result<Connection>>) {
-        let Self { listener, certificates, seats } = self;
+        let Self { listener, certificates, speaks, seats } = self;
         // ends with this, and what is under way in it
         let mut greetings = JoinSet::new();
         let mut told: Option<Instant> = None;
@@ -107,7 +148,7 @@ impl Listener {
             let (ready, certificates) = (ready.clone(), certificates.clone());
             greetings.spawn(async move {
                 let opened = tokio::select! {
-                    opened = timeout(GREETING, greet(stream, &seat, certificates.as_deref())) => opened,
+                    opened = timeout(GREETING, greet(stream, &seat, certificates.as_deref(), speaks)) => opened,
                     () = seat.closed() => return,
                 };
                 match opened {
@@ -128,16 +169,25 @@ fn is_of_the_peer(error: &io::Error) -> bool {
 }
 
 /// Shakes hands. None where the client was sent away.
-async fn greet(stream: TcpStream, seat: &Seat, certificates: Option<&Certificates>) -> io::Result<Option<connection::Io>> {
+async fn greet(
+    stream: TcpStream,
+    seat: &Seat,
+    certificates: Option<&Certificates>,
+    speaks: Speaks,
+) -> io::Result<Option<connection::Io>> {
     stream.set_nodelay(true)?;
     let Some(certificates) = certificates else { return Ok(Some(connection::Io::Left(stream))) };
     let mut first = [0];
     if stream.peek(&mut first).await? == 1 && first != [HANDSHAKE_RECORD] {
         tracing::debug!(address = %seat.address(), "a client without TLS was sent away");
-        send_away(stream).await?;
+        send_away(stream, speaks).await?;
         return Ok(None);
     }
-    match TlsAcceptor::from(certificates.current()).accept(stream).into_fallible().await {
+    let mut config = certificates.current();
+    if config.alpn_protocols != speaks.protocols() {
+        Arc::make_mut(&mut config).alpn_protocols = speaks.protocols();
+    }
+    match TlsAcceptor::from(config).accept(stream).into_fallible().await {
         Ok(stream) => Ok(Some(connection::Io::Right(Box::new(stream)))),
         Err((error, stream)) => {
             drain(stream).await;
@@ -146,15 +196,9 @@ async fn greet(stream: TcpStream, seat: &Seat, certificates: Option<&Certificate
     }
 }
 
-/// Says in HTTP/2 that the port speaks TLS only: clients show it, where a handshake that fails tells nobody anything.
-async fn send_away(mut stream: TcpStream) -> io::Result<()> {
-    const INADEQUATE_SECURITY: u8 = 0xc;
-    let length = u8::try_from(8 + TLS_ONLY.len()).unwrap_or(8);
-    let mut frames = vec![0, 0, 0, 4, 0, 0, 0, 0, 0]; // SETTINGS, empty
-    frames.extend([0, 0, length, 7, 0, 0, 0, 0, 0]); // GOAWAY
-    frames.extend([0, 0, 0, 0, 0, 0, 0, INADEQUATE_SECURITY]);
-    frames.extend(TLS_ONLY.bytes());
-    stream.write_all(&frames).await?;
+/// Says that the port speaks TLS only.
+async fn send_away(mut stream: TcpStream, speaks: Speaks) -> io::Result<()> {
+    stream.write_all(&speaks.farewell()).await?;
     drain(stream).await;
     Ok(())
 }

@@ -46,6 +46,7 @@ fn options(archive: &Path, store: &Arc<dyn Store>, dir: &TempDir) -> ControllerO
         limits: octavius_controller::RequestLimits::default(),
         issuers: Vec::new(),
         metrics_listen: None,
+        page: None,
     }
 }
 

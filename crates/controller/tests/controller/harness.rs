@@ -169,6 +169,7 @@ impl House {
             encryption: self.encryption.clone(),
             issuers: Vec::new(),
             metrics_listen: Some(SocketAddr::from(([127, 0, 0, 1], 0))),
+            page: None,
             clock: self.clock.clone(),
         }
     }

@@ -61,7 +61,7 @@ impl Browser {
     }
 
     pub(crate) fn over_tls(fake: &Fake, secure: bool) -> Self {
-        let options = PageOptions { secure, open: Some(OpenCode::new(CODE.0, CODE.1)) };
+        let options = PageOptions { secure, open: Some(OpenCode::new(CODE.0, || Some(CODE.1.to_owned()))) };
         Self { page: router(fake.rpcs(), options), cookie: None }
     }
 
