@@ -54,7 +54,13 @@ pub(crate) struct World {
     pub(crate) calls: Vec<(&'static str, String)>,
     pub(crate) executed: HashMap<String, v1::ExecuteRequest>,
     pub(crate) ended: HashSet<String>,
+    /// Who the calls came from, as the server noted it, and the traces that they said they are part of.
+    pub(crate) peers: Vec<(Option<Peer>, bool)>,
 }
+
+/// What a server notes of who a request came from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Peer(pub(crate) u16);
 
 #[derive(Clone, Default)]
 pub(crate) struct Fake(Arc<Mutex<World>>);
@@ -106,7 +112,10 @@ impl Fake {
             let message = format!("your role, {role}, may not do this");
             return Err(refused(Code::PermissionDenied, reason::NOT_PERMITTED, &message));
         }
-        self.world().calls.push((rpc, format!("{:?}", request.get_ref())));
+        let peer = request.extensions().get::<Peer>().copied();
+        let mut world = self.world();
+        world.peers.push((peer, request.metadata().contains_key("traceparent")));
+        world.calls.push((rpc, format!("{:?}", request.get_ref())));
         Ok(role)
     }
 

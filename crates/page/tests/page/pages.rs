@@ -8,7 +8,7 @@ use octavius_proto::{Fault, reason};
 use tonic::Code;
 
 use crate::browser::Browser;
-use crate::fake::ago;
+use crate::fake::{Peer, ago};
 use crate::world::{FAILED, PAGES, RUNNING, world};
 
 #[tokio::test]
@@ -118,6 +118,16 @@ async fn a_page_of_executions_costs_two_calls_however_many_there_are() {
     let next = page.text.split('"').find(|text| text.contains("page=")).unwrap().replace("&#38;", "&");
     assert_eq!(next, "/executions?state=succeeded&all=1&page=50");
     assert!(browser.get(&next).await.text.contains(&format!("{:026}", 50)));
+}
+
+#[tokio::test]
+async fn calls_are_made_as_the_peer_that_the_server_saw_and_in_no_trace_of_the_visitors() {
+    let fake = world("x");
+    let request =
+        http::Request::get("/executors").header("traceparent", "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01");
+    let request = request.extension(Peer(7)).body(axum::body::Body::empty()).unwrap();
+    assert_eq!(Browser::of(&fake, "user").send(request).await.status, StatusCode::OK);
+    assert_eq!(fake.world().peers, [(Some(Peer(7)), false); 2]);
 }
 
 #[tokio::test]
