@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use octavius_controller::{
-    Archive, AuditExport, Clock, Controller, ControllerOptions, Encryption, EncryptionKey, Retention, TlsFiles,
+    Archive, AuditExport, Clock, Controller, ControllerOptions, Encryption, EncryptionKey, PageListen, Retention, TlsFiles,
 };
 use octavius_core::{Digest, ExecutionId, JobDefinition, Timing};
 use octavius_proto::Fault;
@@ -51,6 +51,8 @@ pub(crate) struct House {
     pub(crate) log_limit: u64,
     /// The certificates of TLS, where it speaks that.
     pub(crate) tls: Option<TlsFiles>,
+    /// Where it serves the web page, where it does.
+    pub(crate) page: Option<PageListen>,
     dir: TempDir,
     /// The etcd that holds the store, if one does.
     etcd: Option<Etcd>,
@@ -145,6 +147,7 @@ impl House {
             archive: Some(dir.path().join("archive")),
             log_limit: octavius_core::limit::LOG_BYTES,
             tls: None,
+            page: None,
             dir,
             etcd,
         };
@@ -169,7 +172,7 @@ impl House {
             encryption: self.encryption.clone(),
             issuers: Vec::new(),
             metrics_listen: Some(SocketAddr::from(([127, 0, 0, 1], 0))),
-            page: None,
+            page: self.page.clone(),
             clock: self.clock.clone(),
         }
     }
@@ -192,6 +195,11 @@ impl House {
     /// Where the controller serves its metrics.
     pub(crate) fn metrics_address(&self) -> SocketAddr {
         self.controller.as_ref().unwrap().metrics_address().unwrap()
+    }
+
+    /// Where it serves the web page.
+    pub(crate) fn page_address(&self) -> SocketAddr {
+        self.controller.as_ref().unwrap().page_address().unwrap()
     }
 
     pub(crate) fn id(&self) -> &str {

@@ -24,6 +24,7 @@ mod limits;
 mod logs;
 mod meddling;
 mod operators;
+mod page;
 mod permissions;
 mod reruns;
 mod restart;

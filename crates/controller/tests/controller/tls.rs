@@ -21,7 +21,7 @@ const JOB: &str = r#"{"name":"j","command":["true"]}"#;
 /// A controller with TLS, whose certificate is for this machine's own addresses, and the authority that has signed it.
 pub(crate) struct Secure {
     pub(crate) house: House,
-    authority: Authority,
+    pub(crate) authority: Authority,
 }
 
 impl Secure {
