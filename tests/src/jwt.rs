@@ -167,6 +167,7 @@ struct Served {
     answers: HashMap<String, Answer>,
     asked: HashMap<String, usize>,
     last: Option<(String, String)>,
+    body: String,
 }
 
 /// An answer of an issuer's.
@@ -194,10 +195,11 @@ fn lock(served: &Shared) -> MutexGuard<'_, Served> {
     served.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-async fn answer(State(served): State<Shared>, uri: Uri, headers: HeaderMap) -> Response {
+async fn answer(State(served): State<Shared>, uri: Uri, headers: HeaderMap, body: String) -> Response {
     let mut served = lock(&served);
     let authorization = headers.get("authorization").and_then(|value| value.to_str().ok()).unwrap_or_default();
     served.last = Some((uri.to_string(), authorization.to_owned()));
+    served.body = body;
     *served.asked.entry(uri.path().to_owned()).or_default() += 1;
     let Some(Answer { status, header, body }) = served.answers.get(uri.path()).cloned() else {
         return StatusCode::NOT_FOUND.into_response();
@@ -272,6 +274,12 @@ impl Issuer {
     #[must_use]
     pub fn last(&self) -> Option<(String, String)> {
         lock(&self.served).last.clone()
+    }
+
+    /// The body of the last request.
+    #[must_use]
+    pub fn last_body(&self) -> String {
+        lock(&self.served).body.clone()
     }
 
     /// How often its keys were asked for.

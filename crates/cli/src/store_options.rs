@@ -22,7 +22,7 @@ const ETCD_PORT: u16 = 2379;
 const MIN_QUOTA_BYTES: u64 = 16 << 20;
 
 /// Keys of `controller_config.json`: the first Octavius', then ours.
-pub const KEYS: [&str; 39] = [
+pub const KEYS: [&str; 40] = [
     "etcd_host",
     "etcd_port",
     "etcd_dial_timeout",
@@ -40,6 +40,7 @@ pub const KEYS: [&str; 39] = [
     "metrics_listen",
     "page_listen",
     "page_behind_tls",
+    "page_url",
     "bootstrap_token_file",
     "etcd_prefix",
     "etcd_user",

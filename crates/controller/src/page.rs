@@ -14,7 +14,9 @@ use octavius_page::{OpenCode, PageOptions, Rpcs};
 use tokio_stream::StreamExt as _;
 use tokio_util::sync::CancellationToken;
 use tonic::transport::server::Connected as _;
+use url::Url;
 
+use crate::issuers::Issuers;
 use crate::listen::{Certificates, Listener, Speaks};
 use crate::server::KEEPALIVE;
 
@@ -37,6 +39,8 @@ pub struct PageListen {
     pub address: SocketAddr,
     /// A code that signs in with a token that this process has: what `octavius dev` prints.
     pub open: Option<OpenCode>,
+    /// The URL that browsers reach it at: identity providers send visitors back there. Without it, nobody signs in with one.
+    pub url: Option<Url>,
     /// Whether browsers speak TLS with something that stands before it: cookies are for TLS alone then, too.
     pub behind_tls: bool,
 }
@@ -50,10 +54,11 @@ pub(crate) struct Page {
 
 impl Page {
     /// Listens; nothing is answered before [`Page::serve`].
-    pub(crate) fn bind(listen: PageListen, certificates: Option<Arc<Certificates>>) -> std::io::Result<Self> {
+    pub(crate) fn bind(listen: PageListen, certificates: Option<Arc<Certificates>>, issuers: &Issuers) -> std::io::Result<Self> {
         let secure = certificates.is_some() || listen.behind_tls;
         let listener = Listener::bind(listen.address, certificates, Speaks::Pages)?;
-        Ok(Self { listener, options: PageOptions { secure, open: listen.open } })
+        let providers = listen.url.map(|url| issuers.to_sign_in_with(&url)).unwrap_or_default();
+        Ok(Self { listener, options: PageOptions { secure, open: listen.open, providers } })
     }
 
     /// Where it listens.

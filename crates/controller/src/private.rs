@@ -1,7 +1,7 @@
 //! Files that hold a secret.
 
 use std::fs::{File, Metadata, Permissions};
-use std::io::{self, Write as _};
+use std::io::{self, Read as _, Write as _};
 use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
 use std::path::Path;
 
@@ -12,6 +12,20 @@ pub fn exposed(file: &Metadata) -> Option<u32> {
     let foreign = file.uid() != rustix::process::geteuid().as_raw();
     let others = if foreign { 0o037 } else { 0o077 };
     (file.mode() & others != 0).then(|| file.mode() & 0o777)
+}
+
+/// What a file says that others cannot read.
+///
+/// # Errors
+/// Where it cannot be read, is no text, or others can read it, too.
+pub fn read(path: &Path) -> Result<String, String> {
+    let mut file = File::open(path).map_err(|error| error.to_string())?;
+    if let Some(mode) = exposed(&file.metadata().map_err(|error| error.to_string())?) {
+        return Err(format!("others can read it (mode {mode:03o}): `chmod 600` it"));
+    }
+    let mut text = String::new();
+    file.read_to_string(&mut text).map_err(|error| error.to_string())?;
+    Ok(text)
 }
 
 /// Writes a file of this mode that is not there yet: whole, or not at all. It is on the disk when this returns.

@@ -216,9 +216,10 @@ impl Controller {
 
         let listener = Listener::bind(listen, certificates.clone(), Speaks::Grpc).map_err(listen_error(listen))?;
         let address = listener.local_addr().map_err(listen_error(listen))?;
+        let issuers = Arc::new(Issuers::new(issuers));
         let bind_page = |page: PageListen| {
             let at = page.address;
-            let page = Page::bind(page, certificates.clone()).map_err(listen_error(at))?;
+            let page = Page::bind(page, certificates.clone(), &issuers).map_err(listen_error(at))?;
             let address = page.address().map_err(listen_error(at))?;
             Ok::<_, ControllerError>((page, address))
         };
@@ -251,7 +252,6 @@ impl Controller {
         let noted = Arc::clone(&tokens);
         let stop = shutdown.clone();
         tasks.spawn(watched(failed.clone(), async move { noted.note_uses(timing.keep_interval, stop).await }));
-        let issuers = Arc::new(Issuers::new(issuers));
         let (trusted, stop) = (Arc::clone(&issuers), shutdown.clone());
         tasks.spawn(watched(failed.clone(), async move { trusted.run(stop).await }));
         tasks.spawn(watched(failed.clone(), pauses::follow(Arc::clone(&pauses), mirrors.clone())));

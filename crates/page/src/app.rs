@@ -8,6 +8,7 @@ use axum::middleware::from_fn;
 use axum::routing::get;
 use ring::hmac;
 
+use crate::provider::{self, Provider};
 use crate::rpcs::Rpcs;
 use crate::{
     approvals, assets, audit, catalog, execution, executions, executors, headers, job, log, revisions, session, trouble,
@@ -20,6 +21,8 @@ pub struct PageOptions {
     pub secure: bool,
     /// A code that signs in with a token that this process has: what `octavius dev` prints.
     pub open: Option<OpenCode>,
+    /// Whom visitors may sign in with, beside with a token.
+    pub providers: Vec<Arc<dyn Provider>>,
 }
 
 /// A code in an address that signs in whoever opens it, and the token that it signs in with.
@@ -78,6 +81,7 @@ pub fn router(rpcs: Rpcs, options: PageOptions) -> Router {
         .route("/revisions/{catalog}/{number}", get(revisions::page))
         .route("/audit", get(audit::page))
         .merge(session::routes())
+        .merge(provider::routes())
         .merge(log::routes())
         .merge(assets::routes())
         .fallback(trouble::no_page)

@@ -15,6 +15,7 @@ mod form;
 mod headers;
 mod job;
 mod log;
+mod provider;
 mod revisions;
 mod rpcs;
 mod session;
@@ -23,4 +24,5 @@ mod show;
 mod trouble;
 
 pub use app::{OpenCode, PageOptions, router};
+pub use provider::{Asked, Provider};
 pub use rpcs::{BoxError, Rpcs};

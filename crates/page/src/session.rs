@@ -19,6 +19,9 @@ use crate::rpcs::Calls;
 use crate::shell::{Who, html, see};
 use crate::trouble::Trouble;
 
+/// What the session's cookie is called, but for its prefix and its port.
+const SESSION_COOKIE: &str = "octavius";
+
 /// What the server has noted of a request: its extensions from before any of the page's own.
 #[derive(Clone, Default)]
 struct Peer(Extensions);
@@ -53,7 +56,7 @@ impl FromRequestParts<App> for Session {
     type Rejection = Trouble;
 
     async fn from_request_parts(parts: &mut Parts, app: &App) -> Result<Self, Trouble> {
-        let name = cookie_name(app.options.secure, &parts.headers, &parts.uri);
+        let name = cookie_name(app.options.secure, SESSION_COOKIE, &parts.headers, &parts.uri);
         let token = cookie(&parts.headers, &name).ok_or_else(Trouble::signed_out)?;
         Ok(Self { calls: app.rpcs.by(Some(&token), peer(&parts.extensions)), token })
     }
@@ -93,21 +96,26 @@ pub(crate) fn authority<'r>(headers: &'r HeaderMap, uri: &'r Uri) -> Option<&'r 
 }
 
 /// The name of the cookie. Browsers do not tell ports of one host apart: two controllers on one machine would sign each other's visitors out.
-fn cookie_name(secure: bool, headers: &HeaderMap, uri: &Uri) -> String {
+pub(crate) fn cookie_name(secure: bool, base: &str, headers: &HeaderMap, uri: &Uri) -> String {
     let port = authority(headers, uri).and_then(|authority| authority.rsplit_once(':'));
     let port = port.map(|(_, port)| port).filter(|port| !port.is_empty() && port.bytes().all(|byte| byte.is_ascii_digit()));
     let prefix = if secure { "__Host-" } else { "" };
     match port {
-        Some(port) => format!("{prefix}octavius-{port}"),
-        None => format!("{prefix}octavius"),
+        Some(port) => format!("{prefix}{base}-{port}"),
+        None => format!("{prefix}{base}"),
     }
 }
 
-/// The cookie's value: a token's characters and nothing else.
-fn cookie(headers: &HeaderMap, name: &str) -> Option<String> {
+/// The value of a cookie, as it came.
+pub(crate) fn cookie_value<'h>(headers: &'h HeaderMap, name: &str) -> Option<&'h str> {
     let cookies = headers.get_all(COOKIE).iter().filter_map(|value| value.to_str().ok()).flat_map(|value| value.split(';'));
     let mut values = cookies.filter_map(|cookie| cookie.trim().split_once('=')).filter(|(known, _)| *known == name);
-    let (_, value) = values.next()?;
+    values.next().map(|(_, value)| value)
+}
+
+/// The session cookie's value: a token's characters and nothing else.
+fn cookie(headers: &HeaderMap, name: &str) -> Option<String> {
+    let value = cookie_value(headers, name)?;
     let fits = (1..=200).contains(&value.len()) && value.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'_');
     fits.then(|| value.to_owned())
 }
@@ -119,7 +127,7 @@ fn set_cookie(secure: bool, name: &str, value: &str, seconds: i64) -> [(http::He
 }
 
 /// Where to go after signing in: a path of this page, and nothing that a browser would take for another host's.
-fn safe_next(next: &str) -> &str {
+pub(crate) fn safe_next(next: &str) -> &str {
     let inside =
         next.starts_with('/') && !next.starts_with("//") && next.bytes().all(|byte| byte.is_ascii_graphic() && byte != b'\\');
     let comes_back = ["/sign-in", "/sign-out", "/open"].iter().any(|path| next.starts_with(path));
@@ -130,12 +138,18 @@ pub(crate) fn routes() -> Router<App> {
     Router::new().route("/sign-in", get(show).post(sign_in)).route("/sign-out", post(sign_out)).route("/open", get(open))
 }
 
+/// Whom visitors may sign in with.
+fn providers(app: &App) -> Vec<&str> {
+    app.options.providers.iter().map(|provider| provider.name()).collect()
+}
+
 #[derive(Template)]
 #[template(path = "sign_in.html")]
 struct SignIn<'a> {
     next: &'a str,
     problem: Option<&'a str>,
     ended: bool,
+    providers: Vec<&'a str>,
 }
 
 async fn show(State(app): State<App>, request: Request) -> Result<Response, Trouble> {
@@ -148,17 +162,17 @@ async fn show(State(app): State<App>, request: Request) -> Result<Response, Trou
     {
         return Ok(see(next));
     }
-    html(StatusCode::OK, &SignIn { next, problem: None, ended: session.is_some() })
+    html(StatusCode::OK, &SignIn { next, problem: None, ended: session.is_some(), providers: providers(&app) })
 }
 
 /// Opens a session with a token and has the browser keep it.
-async fn enter(app: &App, token: &str, parts: &Parts, next: &str) -> Result<Response, tonic::Status> {
+pub(crate) async fn enter(app: &App, token: &str, parts: &Parts, next: &str) -> Result<Response, tonic::Status> {
     let calls = app.rpcs.by(Some(token), peer(&parts.extensions));
     let session = calls.admin().create_session(v1::CreateSessionRequest {}).await?.into_inner();
     let now = calls.admin().who_am_i(v1::WhoAmIRequest {}).await?.into_inner().now;
     let end = session.expires_at.map_or(0, |at| at.seconds);
     let seconds = (end - now.map_or_else(|| Timestamp::now().as_second(), |now| now.seconds)).max(0);
-    let name = cookie_name(app.options.secure, &parts.headers, &parts.uri);
+    let name = cookie_name(app.options.secure, SESSION_COOKIE, &parts.headers, &parts.uri);
     Ok((set_cookie(app.options.secure, &name, &session.token, seconds), see(next)).into_response())
 }
 
@@ -166,7 +180,9 @@ async fn sign_in(State(app): State<App>, request: Request) -> Result<Response, T
     let (parts, fields) = form::read(request, form::SMALL_BYTES).await?;
     let next = safe_next(fields.get("next"));
     let token = fields.get("token").trim();
-    let refused = |status: StatusCode, problem: &str| html(status, &SignIn { next, problem: Some(problem), ended: false });
+    let refused = |status: StatusCode, problem: &str| {
+        html(status, &SignIn { next, problem: Some(problem), ended: false, providers: providers(&app) })
+    };
     let fits = !token.is_empty() && token.bytes().all(|byte| byte.is_ascii_graphic());
     if !fits {
         return refused(
@@ -190,7 +206,7 @@ async fn sign_in(State(app): State<App>, request: Request) -> Result<Response, T
 async fn sign_out(State(app): State<App>, posted: Posted) -> Result<Response, Trouble> {
     let Posted { visitor, parts, .. } = posted;
     visitor.calls.admin().end_session(v1::EndSessionRequest {}).await?;
-    let name = cookie_name(app.options.secure, &parts.headers, &parts.uri);
+    let name = cookie_name(app.options.secure, SESSION_COOKIE, &parts.headers, &parts.uri);
     Ok((set_cookie(app.options.secure, &name, "", 0), see("/sign-in")).into_response())
 }
 

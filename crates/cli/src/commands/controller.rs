@@ -14,11 +14,12 @@ use octavius_core::dispatch::Strategy;
 use octavius_core::limit::LOG_BYTES_MIN;
 use octavius_store::StoreError;
 use tokio_util::sync::CancellationToken;
+use url::Url;
 
 use super::encryption_keys::{KeysArgs, NewKeyArgs, keys, new_key};
 use crate::archive_options::{ArchiveArgs, ArchiveChoice, LogKeeping};
 use crate::client_tls::file_failure;
-use crate::daemon::{raise_file_limit, timing, until_signal};
+use crate::daemon::{Settings, raise_file_limit, timing, until_signal};
 use crate::encryption_options::{EncryptionArgs, EncryptionChoice};
 use crate::error::{Failure, Outcome};
 use crate::exit::Exit;
@@ -167,7 +168,9 @@ fn options(args: &StartArgs) -> Outcome<Options> {
         // The first Octavius listened everywhere. That has to be asked for, as tokens come by here.
         None => SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), port),
     };
+    let issuers = issuer_options::issuers(&settings)?;
     let page_listen = address("page_listen", args.page_listen)?;
+    let page_url = page_url(&settings, &issuers, page_listen)?;
     let behind_tls = args.page_behind_tls || settings.flag("page_behind_tls")?.unwrap_or_default();
     let addresses: Vec<_> = [listen].into_iter().chain(page_listen).collect();
     let mut timing = timing()?;
@@ -234,12 +237,12 @@ fn options(args: &StartArgs) -> Outcome<Options> {
         listen,
         strategy,
         metrics_listen: address("metrics_listen", args.metrics_listen)?,
-        page: page_listen.map(|address| PageListen { address, open: None, behind_tls }),
+        page: page_listen.map(|address| PageListen { address, open: None, url: page_url, behind_tls }),
         bootstrap_token_file: bootstrap.unwrap_or(beside),
         retention,
         audit_export,
         limits: RequestLimits { rate: settings.number_or_none("request_rate")?.unwrap_or(RequestLimits::default().rate) },
-        issuers: issuer_options::issuers(&settings)?,
+        issuers,
         compact: !settings.flag("etcd_shared")?.unwrap_or_default(),
         timing,
         log: LogOptions {
@@ -250,6 +253,20 @@ fn options(args: &StartArgs) -> Outcome<Options> {
         },
         otlp_endpoint: settings.text("otlp_endpoint")?,
     })
+}
+
+/// Where browsers reach the web page, which is needed where they sign in with an issuer.
+fn page_url(settings: &Settings, issuers: &[IssuerConfig], page: Option<SocketAddr>) -> Outcome<Option<Url>> {
+    let signs_in = issuers.iter().any(IssuerConfig::is_to_sign_in_with);
+    let Some(text) = settings.text("page_url")? else {
+        let told = "is missing: an issuer with `sign_in` sends visitors back to it";
+        return if signs_in && page.is_some() { Err(settings.wrong("page_url", told)) } else { Ok(None) };
+    };
+    let url = Url::parse(&text).ok().filter(|url| matches!(url.scheme(), "https" | "http") && url.has_host());
+    let url =
+        url.filter(|url| url.path() == "/" && url.query().is_none() && url.fragment().is_none() && url.username().is_empty());
+    url.map(Some)
+        .ok_or_else(|| settings.wrong("page_url", &format!("is \"{text}\", not a URL like https://octavius.example.com")))
 }
 
 /// What a configuration says of the controller that is started with it.

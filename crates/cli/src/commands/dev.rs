@@ -133,7 +133,7 @@ async fn serve(context: &Context, setup: Setup, stop: CancellationToken) -> Outc
         limits: RequestLimits::default(),
         issuers: Vec::new(),
         metrics_listen: None,
-        page: Some(PageListen { address: setup.page_listen, open: Some(open), behind_tls: false }),
+        page: Some(PageListen { address: setup.page_listen, open: Some(open), url: None, behind_tls: false }),
         timing: setup.timing,
     };
     let controller = super::controller::start(options).await?;

@@ -9,7 +9,9 @@ use url::{Host, Url};
 
 use super::jwk::KeySet;
 use super::rules::{Pattern, Rule, Template};
+use super::sign_in::SignInConfig;
 use crate::admin::{MAX_GROUPS, is_name};
+use crate::private;
 
 /// Most issuers, and most rules of one.
 const ISSUERS: usize = 32;
@@ -52,6 +54,8 @@ pub struct IssuerConfig {
     pub(super) prefix: String,
     pub(super) groups_claim: Option<String>,
     pub(super) rules: Vec<Rule>,
+    /// How visitors of the web page sign in with it, where they may.
+    pub(super) sign_in: Option<SignInConfig>,
 }
 
 /// What is wrong with what is said of issuers.
@@ -153,8 +157,19 @@ impl IssuerConfig {
     }
 
     fn parse(at: &str, value: &Value, beside: impl Fn(&Path) -> PathBuf) -> Result<Self> {
-        const KEYS: [&str; 10] =
-            ["name", "issuer", "audiences", "jwks_file", "jwks_url", "ca_file", "user", "prefix", "groups_claim", "rules"];
+        const KEYS: [&str; 11] = [
+            "name",
+            "issuer",
+            "audiences",
+            "jwks_file",
+            "jwks_url",
+            "ca_file",
+            "user",
+            "prefix",
+            "groups_claim",
+            "rules",
+            "sign_in",
+        ];
         let object = Object::of(at, value, &KEYS)?;
         let name = object.required("name")?;
         let fits = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-';
@@ -167,14 +182,16 @@ impl IssuerConfig {
         if audiences.is_empty() {
             return Err(wrong(&object.place("audiences"), "names nobody: tokens for others would be taken"));
         }
+        let sign_in =
+            object.get("sign_in").map(|value| parse_sign_in(&object.place("sign_in"), value, &audiences, &beside)).transpose()?;
+        if sign_in.is_some() {
+            fetched(&object.place("issuer"), &discovery(issuer))?;
+        }
         let keys = match (object.text("jwks_file")?, object.text("jwks_url")?) {
             (Some(_), Some(_)) => return Err(wrong(&object.place("jwks_url"), "stands beside jwks_file: one of them is enough")),
             (Some(file), None) => KeysFrom::File(beside(Path::new(file))),
             (None, Some(url)) => KeysFrom::Url(fetched(&object.place("jwks_url"), url)?),
-            (None, None) => {
-                let discovery = format!("{}/.well-known/openid-configuration", issuer.trim_end_matches('/'));
-                KeysFrom::Discovery(fetched(&object.place("issuer"), &discovery)?)
-            }
+            (None, None) => KeysFrom::Discovery(fetched(&object.place("issuer"), &discovery(issuer))?),
         };
         let ca_file = object.text("ca_file")?.map(|file| beside(Path::new(file)));
         if ca_file.is_some() && matches!(keys, KeysFrom::File(_)) {
@@ -207,7 +224,19 @@ impl IssuerConfig {
             prefix,
             groups_claim: object.text("groups_claim")?.filter(|claim| !claim.is_empty()).map(str::to_owned),
             rules: rules.collect::<Result<_>>()?,
+            sign_in,
         })
+    }
+
+    /// Where the issuer tells of itself; none where it is named by no URL.
+    pub(super) fn about(&self) -> Option<Url> {
+        Url::parse(&discovery(&self.issuer)).ok()
+    }
+
+    /// Whether visitors of the web page sign in with it.
+    #[must_use]
+    pub fn is_to_sign_in_with(&self) -> bool {
+        self.sign_in.is_some()
     }
 
     /// Looks whether the files that it names can be used, so that a slip is told when a controller starts.
@@ -220,11 +249,33 @@ impl IssuerConfig {
             let bytes = std::fs::read(path).map_err(|error| told(path, &error))?;
             KeySet::parse(&bytes).map_err(|problem| told(path, &format!("not a set of keys: {problem}")))?;
         }
+        if let Some(path) = self.sign_in.as_ref().and_then(|sign_in| sign_in.client_secret_file.as_ref()) {
+            private::read(path).map_err(|problem| told(path, &problem))?;
+        }
         if let Some(path) = &self.ca_file {
             super::fetch::certificates(path).map_err(|problem| told(path, &problem))?;
         }
         Ok(())
     }
+}
+
+/// Where an issuer tells of itself.
+fn discovery(issuer: &str) -> String {
+    format!("{}/.well-known/openid-configuration", issuer.trim_end_matches('/'))
+}
+
+fn parse_sign_in(at: &str, value: &Value, audiences: &[String], beside: impl Fn(&Path) -> PathBuf) -> Result<SignInConfig> {
+    let object = Object::of(at, value, &["client_id", "client_secret_file", "scopes"])?;
+    let client_id = object.required("client_id")?;
+    if !audiences.iter().any(|audience| audience == client_id) {
+        return Err(wrong(&object.place("client_id"), "is not among `audiences`: nobody who signs in would be let in"));
+    }
+    let scopes = object.texts("scopes")?;
+    if !scopes.is_empty() && !scopes.iter().any(|scope| scope == "openid") {
+        return Err(wrong(&object.place("scopes"), "has no \"openid\" in it: the issuer would not say who somebody is"));
+    }
+    let client_secret_file = object.text("client_secret_file")?.map(|file| beside(Path::new(file)));
+    Ok(SignInConfig { client_id: client_id.to_owned(), client_secret_file, scopes })
 }
 
 fn parse_rule(at: &str, value: &Value) -> Result<Rule> {

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use reqwest::header::CACHE_CONTROL;
 use reqwest::redirect::Policy;
-use reqwest::{Certificate, Client, StatusCode};
+use reqwest::{Certificate, Client, RequestBuilder, StatusCode};
 use serde_json::Value;
 use url::Url;
 
@@ -17,7 +17,7 @@ use super::jwk::KeySet;
 const ANSWER_BYTES: usize = 256 * 1024;
 
 /// Longest time that fetching may take, discovery and keys together.
-const WITHIN: Duration = Duration::from_secs(10);
+pub(super) const WITHIN: Duration = Duration::from_secs(10);
 
 /// What was fetched.
 #[derive(Debug)]
@@ -82,7 +82,7 @@ impl Fetcher {
     }
 }
 
-fn client(config: &IssuerConfig, url: &Url) -> Result<Client, String> {
+pub(super) fn client(config: &IssuerConfig, url: &Url) -> Result<Client, String> {
     // What speaks HTTP takes the process' provider of cryptography, and panics where there is none. An error means that there is one already.
     let _ = rustls::crypto::ring::default_provider().install_default();
     let mut builder = Client::builder().redirect(Policy::none()).timeout(WITHIN).referer(false).user_agent("octavius");
@@ -107,9 +107,14 @@ pub(super) fn certificates(path: &Path) -> Result<Vec<Certificate>, String> {
 }
 
 /// What a URL answers, and for how long it is good.
-async fn get(client: &Client, url: &Url) -> Result<(Vec<u8>, Option<Duration>), String> {
+pub(super) async fn get(client: &Client, url: &Url) -> Result<(Vec<u8>, Option<Duration>), String> {
+    answer(client.get(url.clone()), url).await
+}
+
+/// What a URL answers to a request, and for how long it is good.
+pub(super) async fn answer(request: RequestBuilder, url: &Url) -> Result<(Vec<u8>, Option<Duration>), String> {
     let told = |error: reqwest::Error| format!("{url}: {}", octavius_proto::client::root_cause(&error));
-    let mut response = client.get(url.clone()).header("accept", "application/json").send().await.map_err(told)?;
+    let mut response = request.header("accept", "application/json").send().await.map_err(told)?;
     if response.status() != StatusCode::OK {
         return Err(format!("{url}: it answers {}", response.status()));
     }

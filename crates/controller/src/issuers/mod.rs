@@ -10,22 +10,27 @@ mod jose;
 mod jwk;
 mod keys;
 mod rules;
+mod sign_in;
 #[cfg(test)]
 mod testing;
 #[cfg(test)]
 mod tests;
 
 use std::borrow::Cow;
+use std::sync::Arc;
 
 use octavius_core::{Principal, Timestamp};
+use octavius_page::Provider;
 use serde_json::Value;
 use tokio_util::sync::CancellationToken;
+use url::Url;
 
 use crate::audit::Act;
 use config::KeysFrom;
 use fetch::Fetcher;
 use jose::Unverified;
 use keys::{Keys, Pace, Unfit};
+use sign_in::CodeFlow;
 
 pub use config::{IssuerConfig, IssuerConfigError};
 pub(crate) use jose::is_jwt;
@@ -78,6 +83,12 @@ impl Issuers {
             Trusted { keys: Keys::new(&config.name, Fetcher::new(&config), pace), config }
         });
         Self(trusted.collect())
+    }
+
+    /// Those that visitors of the web page, at this URL, sign in with.
+    pub(crate) fn to_sign_in_with(&self, page: &Url) -> Vec<Arc<dyn Provider>> {
+        let flows = self.0.iter().filter_map(|trusted| CodeFlow::of(&trusted.config, page));
+        flows.map(|flow| Arc::new(flow) as Arc<dyn Provider>).collect()
     }
 
     /// Keeps the issuers' keys fresh until the shutdown.

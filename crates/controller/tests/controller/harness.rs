@@ -9,7 +9,8 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use octavius_controller::{
-    Archive, AuditExport, Clock, Controller, ControllerOptions, Encryption, EncryptionKey, PageListen, Retention, TlsFiles,
+    Archive, AuditExport, Clock, Controller, ControllerOptions, Encryption, EncryptionKey, IssuerConfig, PageListen, Retention,
+    TlsFiles,
 };
 use octavius_core::{Digest, ExecutionId, JobDefinition, Timing};
 use octavius_proto::Fault;
@@ -51,6 +52,8 @@ pub(crate) struct House {
     pub(crate) log_limit: u64,
     /// The certificates of TLS, where it speaks that.
     pub(crate) tls: Option<TlsFiles>,
+    /// Whose JSON Web Tokens it takes.
+    pub(crate) issuers: Vec<IssuerConfig>,
     /// Where it serves the web page, where it does.
     pub(crate) page: Option<PageListen>,
     dir: TempDir,
@@ -147,6 +150,7 @@ impl House {
             archive: Some(dir.path().join("archive")),
             log_limit: octavius_core::limit::LOG_BYTES,
             tls: None,
+            issuers: Vec::new(),
             page: None,
             dir,
             etcd,
@@ -170,7 +174,7 @@ impl House {
             strategy: octavius_core::dispatch::Strategy::default(),
             limits: octavius_controller::RequestLimits::default(),
             encryption: self.encryption.clone(),
-            issuers: Vec::new(),
+            issuers: self.issuers.clone(),
             metrics_listen: Some(SocketAddr::from(([127, 0, 0, 1], 0))),
             page: self.page.clone(),
             clock: self.clock.clone(),

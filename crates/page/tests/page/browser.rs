@@ -61,7 +61,8 @@ impl Browser {
     }
 
     pub(crate) fn over_tls(fake: &Fake, secure: bool) -> Self {
-        let options = PageOptions { secure, open: Some(OpenCode::new(CODE.0, || Some(CODE.1.to_owned()))) };
+        let options =
+            PageOptions { secure, open: Some(OpenCode::new(CODE.0, || Some(CODE.1.to_owned()))), providers: Vec::new() };
         Self { page: router(fake.rpcs(), options), cookie: None }
     }
 
