@@ -3,6 +3,7 @@
 #![expect(clippy::unwrap_used, reason = "tests")]
 
 mod apart;
+mod browser;
 mod clocks;
 mod comments;
 mod demo;
