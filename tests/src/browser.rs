@@ -149,7 +149,10 @@ impl Browser {
             Screen::Desktop => (1280, 800, 1, false),
             Screen::Phone => (390, 844, 3, true),
         };
-        let metrics = json!({"width": width, "height": height, "deviceScaleFactor": scale, "mobile": mobile});
+        let metrics = json!({
+            "width": width, "height": height, "screenWidth": width, "screenHeight": height,
+            "deviceScaleFactor": scale, "mobile": mobile,
+        });
         self.driver.chrome("Emulation.setDeviceMetricsOverride", &metrics)?;
         self.driver.chrome("Emulation.setTouchEmulationEnabled", &json!({"enabled": mobile})).map(drop)
     }
@@ -411,8 +414,9 @@ impl Browser {
     pub fn findings(&self) -> Result<Vec<Finding>> {
         let axe = std::fs::read_to_string(driver::named("OCTAVIUS_TEST_AXE")?).context("read axe-core")?;
         self.driver.script(&format!("{axe}\n"), &[])?;
-        // A page that is just fading in has another contrast than the one that stays.
-        let script = "await Promise.allSettled(document.getAnimations().map(animation => animation.finished));
+        // A page that is just fading in has another contrast than the one that stays; what pulses for ever is not waited for.
+        let script = "const ends = animation => Number.isFinite(animation.effect.getComputedTiming().endTime);
+                      await Promise.allSettled(document.getAnimations().filter(ends).map(animation => animation.finished));
                       return (await axe.run(document, {resultTypes: ['violations']})).violations";
         let script = format!("return (async () => {{ {script} }})()");
         let found = self.driver.script(&script, &[])?;

@@ -4,6 +4,8 @@
 
 mod apart;
 mod browser;
+mod browser_everywhere;
+mod browser_page;
 mod clocks;
 mod comments;
 mod demo;
