@@ -309,6 +309,7 @@ fn a_second_person_approves_and_a_third_rejects() {
     ada.see("waiting for approval").unwrap();
     bo.fill("Reason", "the invoice is right").unwrap();
     bo.press("Approve").unwrap();
+    bo.see("Nothing waits for you").unwrap();
     // Who asked for it sees it go on without doing anything.
     ada.see("paid 1200").unwrap();
     ada.see("succeeded").unwrap();
