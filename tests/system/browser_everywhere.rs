@@ -1,30 +1,31 @@
 //! What must hold on every page: it can be used with the keyboard alone, on a phone, without script, in light and dark, and by people who
 //! hear it instead of seeing it.
 
-use octavius_tests::World;
+use anyhow::ensure;
 use octavius_tests::browser::{Browser, Role, Scheme, Screen, keys};
+use octavius_tests::{World, eventually};
 
 use crate::browser_page::{Site, expect_quiet};
 
-/// A site on which something of everything has happened, and all pages of it.
-fn every_page(site: &Site<'_>) -> Vec<String> {
+/// A site on which something of everything has happened: all pages of it, and the execution that still runs.
+fn every_page(site: &Site<'_>) -> (Vec<String>, String) {
     let done = site.client.execute("greet", &["--arg", "who=Ada", "--wait"]).unwrap();
-    site.client.execute("sleep", &[]).unwrap();
+    let running = site.client.execute("sleep", &[]).unwrap();
     site.client.execute("pay", &["--arg", "amount=1200"]).unwrap();
     let mut pages =
         ["/", "/?q=greet", "/jobs/greet", "/jobs/pay", "/executions", "/executions?job=greet", "/approvals", "/executors"]
             .map(ToOwned::to_owned)
             .to_vec();
     pages.extend(["/executors/dev", "/revisions", "/revisions/team/1", "/audit", "/no-such-page"].map(ToOwned::to_owned));
-    pages.push(format!("/executions/{done}"));
-    pages
+    pages.extend([format!("/executions/{done}"), format!("/executions/{running}")]);
+    (pages, running)
 }
 
 #[test]
 fn every_page_is_for_everyone_in_light_and_dark_and_on_a_phone() {
     let world = World::new().unwrap();
     let site = Site::start(&world).unwrap();
-    let pages = every_page(&site);
+    let (pages, running) = every_page(&site);
     let browser = Browser::start().unwrap();
     let mut wrong = Vec::new();
     let mut look = |page: &str| {
@@ -47,6 +48,13 @@ fn every_page_is_for_everyone_in_light_and_dark_and_on_a_phone() {
     look("/sign-in");
     site.enter(&browser).unwrap();
     pages.iter().for_each(|page| look(page));
+    // A job outlives its executor, and so the test.
+    site.client.run(&["cancel", &running]).unwrap().expect(0).unwrap();
+    eventually("what ran has ended", || {
+        ensure!(site.client.status(&running)?["state"] == "cancelled", "it still runs");
+        Ok(())
+    })
+    .unwrap();
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
 }
 
@@ -141,9 +149,9 @@ fn without_script_all_but_live_updates_works() {
 
     site.run(&browser, "sleep", &[]).unwrap();
     browser.press("Cancel it").unwrap();
-    octavius_tests::eventually("it is cancelled", || {
+    eventually("it is cancelled", || {
         browser.reload()?;
-        anyhow::ensure!(browser.text()?.contains("cancelled"), "{}", browser.text()?);
+        ensure!(browser.text()?.contains("cancelled"), "{}", browser.text()?);
         Ok(())
     })
     .unwrap();
