@@ -115,3 +115,34 @@ have_cluster() {
     { apt-get update -qq && apt-get install -y -qq --no-install-recommends "${missing[@]}" >/dev/null; } || return 1
   fi
 }
+
+# Debian's Chromium and what drives it, as OCTAVIUS_TEST_CHROMIUM and OCTAVIUS_TEST_CHROMEDRIVER; and axe-core, which looks for what keeps people
+# from using a page, as OCTAVIUS_TEST_AXE: one file of an npm package, kept in the cache. Says what stands against it.
+have_browser() {
+  local missing=() pair
+  for pair in chromium:chromium chromedriver:chromium-driver; do
+    command -v "${pair%:*}" >/dev/null || missing+=("${pair#*:}")
+  done
+  if [ "${#missing[@]}" -ne 0 ]; then
+    if [ "$(id -u)" -ne 0 ]; then
+      echo "no browser, install it as root: apt-get install ${missing[*]}" >&2
+      return 1
+    fi
+    { apt-get update -qq && apt-get install -y -qq --no-install-recommends "${missing[@]}" >/dev/null; } || return 1
+  fi
+  export OCTAVIUS_TEST_CHROMIUM OCTAVIUS_TEST_CHROMEDRIVER
+  OCTAVIUS_TEST_CHROMIUM=$(command -v chromium) && OCTAVIUS_TEST_CHROMEDRIVER=$(command -v chromedriver) || return 1
+
+  # The digest is npm's own, in hexadecimal.
+  local version=4.14.1 digest=1477dafa598d8d065f273d6af302aa203c02e83131707b7fa648cd41bd3d6b734f8c22a0dab86ee6a6f64b8afbe804b214d36db85a2826965edfb3a0b9d546b5 folder
+  export OCTAVIUS_TEST_AXE=$OCTAVIUS_CACHE/tools/axe-core-$version/axe.min.js
+  [ ! -f "$OCTAVIUS_TEST_AXE" ] || return 0
+  folder=$(mktemp -d "$OCTAVIUS_CACHE/axe-XXXXXX") || return 1
+  if ! (cd "$folder" && curl -sSfL --retry 3 --max-time 120 -o axe.tgz "https://registry.npmjs.org/axe-core/-/axe-core-$version.tgz" &&
+    echo "$digest  axe.tgz" | sha512sum --check --quiet && tar -xzf axe.tgz package/axe.min.js package/LICENSE); then
+    echo "no axe-core $version: it could not be fetched from registry.npmjs.org as it was published" >&2
+    rm -rf "$folder"
+    return 1
+  fi
+  mkdir -p "${OCTAVIUS_TEST_AXE%/*}" && mv "$folder"/package/* "${OCTAVIUS_TEST_AXE%/*}/" && rm -rf "$folder"
+}

@@ -1,6 +1,7 @@
 //! The harness of the whole-system tests and benchmarks: the real binary in real processes, each test in a folder and an environment of
 //! its own, with waits that are bounded and say what they saw last.
 
+pub mod browser;
 pub mod caller;
 mod certificates;
 pub mod checker;

@@ -1,6 +1,6 @@
 //! Real processes: run to their end, or kept as daemons that are killed when a test lets go of them.
 
-use std::io::{BufRead as _, BufReader, Read as _};
+use std::io::{BufRead as _, BufReader, Read};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::{Arc, Mutex};
@@ -65,7 +65,7 @@ pub(crate) fn run(command: &mut Command) -> Result<Output> {
     })
 }
 
-/// How much of what a daemon says is kept, the newest half of it at least.
+/// How much of each stream of a daemon is kept, the newest half of it at least.
 const SAID_BYTES: usize = 4 << 20;
 
 /// A process that goes on until it is stopped; killed when it is dropped.
@@ -74,35 +74,36 @@ pub struct Daemon {
     child: Child,
     /// The first line it printed.
     pub ready: String,
+    printed: Arc<Mutex<String>>,
     said: Arc<Mutex<String>>,
     readers: Vec<JoinHandle<()>>,
+}
+
+/// Keeps the lines of a stream, the oldest of which may be dropped. It reads to the end whatever comes: the process must never wait for it.
+fn keep(stream: impl Read, kept: &Mutex<String>) {
+    let mut stream = BufReader::new(stream);
+    let mut line = Vec::new();
+    while stream.read_until(b'\n', &mut line).is_ok_and(|read| read > 0) {
+        if let Ok(mut kept) = kept.lock() {
+            kept.push_str(&String::from_utf8_lossy(&line));
+            if kept.len() > SAID_BYTES {
+                let half = kept.char_indices().map(|(at, _)| at).find(|at| *at >= SAID_BYTES / 2);
+                kept.drain(..half.unwrap_or_default());
+            }
+        }
+        line.clear();
+    }
 }
 
 impl Daemon {
     /// Starts a process. With `waits`, returns once it has printed a line on stdout.
     pub(crate) fn start(command: &mut Command, waits: bool) -> Result<Self> {
         let mut child = command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn()?;
-        let said = Arc::new(Mutex::new(String::new()));
-        let keep = |said: &Arc<Mutex<String>>, line: &str| {
-            if let Ok(mut said) = said.lock() {
-                said.push_str(line);
-                if said.len() > SAID_BYTES {
-                    let half = said.char_indices().map(|(at, _)| at).find(|at| *at >= SAID_BYTES / 2);
-                    said.drain(..half.unwrap_or_default());
-                }
-            }
-        };
+        let (printed, said) = (Arc::<Mutex<String>>::default(), Arc::<Mutex<String>>::default());
         let mut readers = Vec::new();
         if let Some(stderr) = child.stderr.take() {
             let said = Arc::clone(&said);
-            readers.push(std::thread::spawn(move || {
-                let mut stderr = BufReader::new(stderr);
-                let mut line = String::new();
-                while stderr.read_line(&mut line).is_ok_and(|read| read > 0) {
-                    keep(&said, &line);
-                    line.clear();
-                }
-            }));
+            readers.push(std::thread::spawn(move || keep(stderr, &said)));
         }
         let mut ready = String::new();
         if let Some(stdout) = child.stdout.take() {
@@ -113,9 +114,10 @@ impl Daemon {
                 let said = said.lock().map(|said| said.clone()).unwrap_or_default();
                 bail!("{command:?} ended with {status} before it was ready:\n{said}");
             }
-            readers.push(std::thread::spawn(move || drop(stdout.read_to_end(&mut Vec::new()))));
+            let printed = Arc::clone(&printed);
+            readers.push(std::thread::spawn(move || keep(stdout, &printed)));
         }
-        Ok(Self { child, ready: ready.trim().to_owned(), said, readers })
+        Ok(Self { child, ready: ready.trim().to_owned(), printed, said, readers })
     }
 
     /// Its process id.
@@ -128,6 +130,22 @@ impl Daemon {
     #[must_use]
     pub fn said(&self) -> String {
         self.said.lock().map(|said| said.clone()).unwrap_or_default()
+    }
+
+    /// The address that opens the page of an `octavius dev` for who reads it, already signed in: `http://HOST:PORT/open?code=…`.
+    ///
+    /// # Errors
+    /// Where it says none.
+    pub fn page(&self) -> Result<String> {
+        crate::eventually("the page's address is printed", || {
+            let printed = self.printed.lock().map(|printed| printed.clone()).unwrap_or_default();
+            let all = format!("{}\n{printed}\n{}", self.ready, self.said());
+            let mut words = all.split(|found: char| found.is_whitespace() || "\",".contains(found));
+            words
+                .find(|word| word.starts_with("http://") && word.contains("/open?code="))
+                .map(ToOwned::to_owned)
+                .context(all.clone())
+        })
     }
 
     /// Whether it has not ended yet.

@@ -3,6 +3,9 @@
 #![expect(clippy::unwrap_used, reason = "tests")]
 
 mod apart;
+mod browser;
+mod browser_everywhere;
+mod browser_page;
 mod clocks;
 mod comments;
 mod demo;
