@@ -224,6 +224,14 @@ async fn each_change_leaves_exactly_one_record_and_a_repetition_none() {
     admin.admin().revoke_token(v1::RevokeTokenRequest { id: made.id.clone() }).await.unwrap();
     assert_eq!(detail(&one(&["RevokeToken"], &format!("admin token.revoke token/{}", made.id)).await, "user"), "eve");
 
+    let opened = bob.admin().create_session(v1::CreateSessionRequest {}).await.unwrap().into_inner().token;
+    let within = house.connect(Some(&opened)).await;
+    let id = within.admin().who_am_i(v1::WhoAmIRequest {}).await.unwrap().into_inner().token_id;
+    let record = one(&["CreateSession"], &format!("bob session.create token/{id}")).await;
+    assert!(!format!("{record:?}").contains(&opened[5..]), "the session's token is nowhere");
+    within.admin().end_session(v1::EndSessionRequest {}).await.unwrap();
+    one(&["EndSession"], &format!("bob session.end token/{id}")).await;
+
     let mut backup = admin.admin().backup(v1::BackupRequest {}).await.unwrap().into_inner();
     while soon("a piece of a backup", backup.message()).await.unwrap().is_some() {}
     one(&["Backup"], "admin backup.read store").await;
