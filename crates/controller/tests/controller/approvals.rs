@@ -141,7 +141,7 @@ async fn what_waits_outlives_its_controller_and_is_approved_through_any() {
     let mut session = fake.session(hello(1)).await.unwrap();
     session.hears_nothing(2).await;
     let there = connect(neighbour.address(), Some(&bob)).await;
-    assert_eq!(awaiting(&there, 50).await, [id.clone()]);
+    assert_eq!(awaiting(&there, 50).await, std::slice::from_ref(&id));
     // At both at once: one of them counts.
     let here = house.connect(Some(&bob)).await;
     let (one, other) = tokio::join!(approve(&here, &id), approve(&there, &id));
@@ -182,7 +182,7 @@ async fn only_those_approve_whom_the_file_names_and_they_see_what_they_judge() {
 
     let bob = house.person(Role::User, "bob", &["ops"]).await;
     assert_eq!(execute(&bob, "vip", &[]).await.unwrap_err().reason, reason::JOB_NOT_FOUND, "it is not his to run");
-    assert_eq!(awaiting(&bob, 50).await, [id.clone()]);
+    assert_eq!(awaiting(&bob, 50).await, std::slice::from_ref(&id));
     let seen = get(&bob, &id).await;
     let approvals = seen.approvals.as_ref().unwrap();
     assert_eq!(
