@@ -123,7 +123,9 @@ fn an_api_server_takes_every_object() -> Result<()> {
             cluster.apply(&object, namespace.name(), true).with_context(|| format!("{chart} with {set}"))?;
         }
     }
-    ensure!(kinds.contains("\"ServiceMonitor\""), "no set of values has a ServiceMonitor: {kinds:?}");
+    for kind in ["Ingress", "ServiceMonitor"] {
+        ensure!(kinds.contains(&format!("\"{kind}\"")), "no set of values has a {kind}: {kinds:?}");
+    }
     // And that is no formality: a field that there is not is refused.
     let misspelt = json!({
         "apiVersion": "monitoring.coreos.com/v1",
@@ -258,6 +260,7 @@ fn controllers_are_told_what_the_values_say() -> Result<()> {
         "listen": "0.0.0.0:3000",
         "log_level": "warn",
         "metrics_listen": "0.0.0.0:9100",
+        "page_listen": "0.0.0.0:3001",
         "retention_age": "90d",
         "store": "etcd",
         "tls_cert": "/etc/octavius/tls/tls.crt",
@@ -284,6 +287,47 @@ fn controllers_are_told_what_the_values_say() -> Result<()> {
         &external.iter().find(|object| object["kind"] == "Deployment").context("no Deployment")?["spec"]["template"]["spec"];
     let pause = pod["containers"][0]["lifecycle"]["preStop"]["sleep"]["seconds"].as_u64().context("no pause")?;
     ensure!(pod["terminationGracePeriodSeconds"].as_u64().context("no grace")? > pause + 11);
+    Ok(())
+}
+
+#[test]
+fn browsers_are_led_to_the_page_and_to_nothing_else() -> Result<()> {
+    let helm = Helm::new()?;
+    let file = "controller_config.json";
+    let own = helm.template("octavius", "octavius", "octavius", None)?;
+    let told = config(&own, file)?;
+    assert_eq!((&told["page_listen"], &told["page_behind_tls"]), (&"0.0.0.0:3001".into(), &Value::Null));
+    let ports = |service: &Value| service["spec"]["ports"].clone();
+    let page = json!([{"name": "page", "port": 3001, "targetPort": "page", "appProtocol": "https"}]);
+    assert_eq!(ports(one(&own, "Service", "-page")?), page);
+    let grpc = json!([{"name": "grpc", "port": 3000, "targetPort": "grpc", "appProtocol": "https"}]);
+    assert_eq!(ports(one(&own, "Service", "octavius")?), grpc);
+    ensure!(one(&own, "Ingress", "").is_err(), "an Ingress that nobody asked for");
+
+    // An Ingress ends TLS: what stands behind it must know, or browsers would send its cookies in the clear, too.
+    let ingress = deploy().join("helm/octavius/ci/ingress.yaml").display().to_string();
+    let ingress = helm.template("octavius", "octavius", "octavius", Some(&ingress))?;
+    assert_eq!(config(&ingress, file)?["page_behind_tls"], true);
+    let service = one(&ingress, "Service", "-page")?;
+    assert_eq!(service["spec"]["ports"][0]["appProtocol"], "http");
+    let spec = &one(&ingress, "Ingress", "-page")?["spec"];
+    assert_eq!(spec["tls"], json!([{"hosts": ["octavius.example"], "secretName": "octavius-page-tls"}]));
+    let backend = json!({"service": {"name": service["metadata"]["name"], "port": {"name": "page"}}});
+    let path = json!({"path": "/", "pathType": "Prefix", "backend": backend});
+    assert_eq!(spec["rules"], json!([{"host": "octavius.example", "http": {"paths": [path]}}]));
+
+    // Behind something else that does, without a certificate of the controllers' own.
+    let values = json!({"tls": {"existingSecret": "", "insecure": true}, "page": {"behindTls": true}});
+    let mesh = helm.template("octavius", "octavius", "octavius", Some(&helm.values("mesh", &values)?))?;
+    assert_eq!(config(&mesh, file)?["page_behind_tls"], true);
+
+    let off = deploy().join("helm/octavius/ci/to-try.yaml").display().to_string();
+    let off = helm.template("octavius", "octavius", "octavius", Some(&off))?;
+    assert_eq!(config(&off, file)?["page_listen"], Value::Null);
+    ensure!(one(&off, "Service", "-page").is_err(), "a Service for a page that is switched off");
+    let pod = &off.iter().find(|object| object["kind"] == "Deployment").context("no Deployment")?["spec"]["template"]["spec"];
+    let open = pod["containers"][0]["ports"].to_string();
+    ensure!(open.contains("grpc") && !open.contains("page"), "{open}");
     Ok(())
 }
 
@@ -395,6 +439,13 @@ fn what_cannot_be_is_refused_with_a_reason() -> Result<()> {
     for (chart, values, reason) in [
         ("octavius", json!({"tls": {"existingSecret": ""}}), "tls.insecure: true"),
         ("octavius", json!({"tls": {"clientCa": true, "existingSecret": "", "insecure": true}}), "tls.clientCa needs"),
+        ("octavius", json!({"page": {"ingress": {"enabled": true}}}), "needs page.ingress.host"),
+        (
+            "octavius",
+            json!({"page": {"enabled": false, "ingress": {"enabled": true, "host": "a.example"}}}),
+            "needs page.enabled: true",
+        ),
+        ("octavius", json!({"page": {"ingress": {"host": "https://a.example"}}}), "/page/ingress/host"),
         ("octavius", json!({"hostNetwork": true}), "needs listenAddress 127.0.0.1"),
         (
             "octavius",

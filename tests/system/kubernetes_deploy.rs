@@ -112,7 +112,7 @@ impl<'s> Site<'s> {
         cluster.import(&world.path("etcd.tar"))?;
         let (system, jobs) = (cluster.namespace()?, cluster.namespace()?);
         enforce(cluster, &jobs, "baseline")?;
-        let site = Self { world, cluster, helm: Helm::new()?, system, jobs, ports: free_ports(7)? };
+        let site = Self { world, cluster, helm: Helm::new()?, system, jobs, ports: free_ports(9)? };
         for number in 0..3 {
             site.volume(number)?;
         }
@@ -182,13 +182,13 @@ impl<'s> Site<'s> {
     }
 
     /// What one controller of its own release is told; `etcd` says which etcd is meant.
-    fn controller(&self, ports: &[u16], etcd: &Value) -> Value {
+    fn controller(&self, [grpc, page, metrics]: [u16; 3], etcd: &Value) -> Value {
         json!({
             "replicas": 1,
             "image": values_of(IMAGE),
             "hostNetwork": true,
             "listenAddress": "127.0.0.1",
-            "ports": {"grpc": ports[0], "metrics": ports[1]},
+            "ports": {"grpc": grpc, "page": page, "metrics": metrics},
             "preStopSeconds": 1,
             "encryptionKeys": {"existingSecret": "octavius-encryption"},
             "etcd": etcd,
@@ -201,28 +201,30 @@ impl<'s> Site<'s> {
 
     /// Two controllers, the first with the chart's own etcd beneath it, the second of another release over the same etcd.
     fn install_controllers(&self) -> Result<()> {
-        let [_, _, _, _, client, peer, metrics] = self.ports[..] else { anyhow::bail!("seven ports are needed") };
+        let [a, a_page, a_metrics, b, b_page, b_metrics, client, peer, metrics] = self.ports[..] else {
+            anyhow::bail!("nine ports are needed")
+        };
         let bundled = json!({"bundled": {
             "image": values_of("octavius.test/etcd:1"),
             "ports": {"client": client, "peer": peer, "metrics": metrics},
             "persistence": {"size": "64Mi", "storageClass": self.system.name()},
         }});
-        let notes = self.install("octavius", "octavius", &self.controller(&self.ports[..2], &bundled))?;
+        let notes = self.install("octavius", "octavius", &self.controller([a, a_page, a_metrics], &bundled))?;
         ensure!(notes.contains("umask 077; octavius tokens generate > admin.token"), "{notes}");
         let there = json!({"endpoints": [format!("http://127.0.0.1:{client}")]});
-        self.install("octavius-b", "octavius", &self.controller(&self.ports[2..4], &there))?;
+        self.install("octavius-b", "octavius", &self.controller([b, b_page, b_metrics], &there))?;
         Ok(())
     }
 
     /// An etcd by the chart, on the node's network, with no controller above it; and a way to it for pods, which the value is.
     fn install_etcd(&self) -> Result<Proxy> {
-        let [grpc, metrics, _, _, client, peer, etcd_metrics] = self.ports[..] else { anyhow::bail!("seven ports are needed") };
+        let [grpc, page, metrics, .., client, peer, etcd_metrics] = self.ports[..] else { anyhow::bail!("six ports are needed") };
         let bundled = json!({"bundled": {
             "image": values_of("octavius.test/etcd:1"),
             "ports": {"client": client, "peer": peer, "metrics": etcd_metrics},
             "persistence": {"size": "64Mi", "storageClass": self.system.name()},
         }});
-        let mut values = self.controller(&[grpc, metrics], &bundled);
+        let mut values = self.controller([grpc, page, metrics], &bundled);
         values["replicas"] = 0.into();
         self.install("store-octavius", "octavius", &values)?;
         // The node has its address in the pods' network while there is a pod in it.
@@ -304,20 +306,20 @@ impl<'s> Site<'s> {
         pods["items"].as_array().and_then(|items| items.first()).cloned().with_context(|| format!("no {component} of {release}"))
     }
 
-    /// Waits until the Service of the first release has so many controllers behind it: what it selects wrongly, no pod would ever notice.
-    fn until_service_leads_to(&self, port: u16, count: usize) -> Result<()> {
+    /// Waits until a Service of the first release has so many controllers behind it: what it selects wrongly, no pod would ever notice.
+    fn until_leads_to(&self, service: &str, port: u16, count: usize) -> Result<()> {
         let slices = format!(
-            "/apis/discovery.k8s.io/v1/namespaces/{}/endpointslices?labelSelector=kubernetes.io/service-name=octavius",
+            "/apis/discovery.k8s.io/v1/namespaces/{}/endpointslices?labelSelector=kubernetes.io/service-name={service}",
             self.system.name()
         );
-        let found = eventually("the Service has an endpoint", || {
+        let found = eventually("the Service has its endpoints", || {
             let slice = self.cluster.get(&slices)?["items"][0].clone();
             let endpoints = slice["endpoints"].as_array().context("no endpoints")?;
             let ready = endpoints.iter().filter(|endpoint| endpoint["conditions"]["ready"] == true).count();
             ensure!(slice["ports"][0]["port"] == port && ready == count, "ports {}, ready {ready}", slice["ports"]);
             Ok(())
         });
-        found.with_context(|| self.pods())
+        found.with_context(|| format!("{service}: {}", self.pods()))
     }
 
     /// Ends a pod as the loss of its node does: nothing in it is told.
@@ -395,14 +397,15 @@ fn what_the_charts_install_runs_a_job_and_goes_on_when_a_pod_is_lost() -> Result
     site.secret(&site.system, "octavius-admin", &json!({"token": token}))?;
     site.certify()?;
     site.install_controllers()?;
-    site.until_service_leads_to(site.ports[0], 1)?;
+    site.until_leads_to("octavius", site.ports[0], 1)?;
+    site.until_leads_to("octavius-page", site.ports[1], 1)?;
 
-    let admin = world.client_of("admin", &format!("{},{}", site.address(0), site.address(2)), &token)?;
+    let admin = world.client_of("admin", &format!("{},{}", site.address(0), site.address(3)), &token)?;
     let create = ["tokens", "create", "--role", "registration", "--uses", "2", "-o", "json"];
     let registration = admin.run(&create)?.expect(0)?.json()?["token"].clone();
     site.secret(&site.system, "octavius-executor", &json!({"token": registration}))?;
     site.secret(&site.jobs, "gateway", &json!({"token": "s3cret"}))?;
-    site.install_executors(&[site.address(0), site.address(2)], "")?;
+    site.install_executors(&[site.address(0), site.address(3)], "")?;
     site.check_rights()?;
     let registered = eventually("both executors have a session", || executors(&admin))?;
     assert_eq!(registered.iter().map(|(id, _)| id.as_str()).collect::<Vec<_>>(), ["inside-0", "inside-1"]);
@@ -483,7 +486,8 @@ fn two_controllers_of_one_deployment_serve_together_and_are_replaced_one_by_one(
         "etcd": {"endpoints": [format!("http://{}", way.address())]},
     });
     site.install("octavius", "octavius", &values)?;
-    site.until_service_leads_to(3000, 2)?;
+    site.until_leads_to("octavius", 3000, 2)?;
+    site.until_leads_to("octavius-page", 3001, 2)?;
     let both = site.controllers("octavius", 2)?;
 
     let admin = world.client_of("admin", &both.join(","), &token)?;

@@ -72,6 +72,7 @@ fn collection(object: &Value, namespace: &str) -> Result<String> {
     let kind = object["kind"].as_str().context("no kind")?;
     let root = if version.contains('/') { format!("/apis/{version}") } else { format!("/api/{version}") };
     let plural = match kind {
+        "Ingress" => "ingresses".to_owned(),
         "NetworkPolicy" => "networkpolicies".to_owned(),
         _ => format!("{}s", kind.to_lowercase()),
     };

@@ -67,6 +67,10 @@ capabilities: {drop: [ALL]}
   "listen" (printf "%s:%d" .Values.listenAddress (int .Values.ports.grpc))
   "metrics_listen" (printf "%s:%d" .Values.listenAddress (int .Values.ports.metrics))
   "bootstrap_token_file" (printf "/etc/octavius/bootstrap/%s" .Values.bootstrapToken.key) }}
+{{- if .Values.page.enabled }}
+{{- $_ := set $config "page_listen" (printf "%s:%d" .Values.listenAddress (int .Values.ports.page)) }}
+{{- if or .Values.page.behindTls .Values.page.ingress.enabled }}{{ $_ := set $config "page_behind_tls" true }}{{ end }}
+{{- end }}
 {{- if .Values.tls.existingSecret }}
 {{- $_ := set $config "tls_cert" "/etc/octavius/tls/tls.crt" }}
 {{- $_ := set $config "tls_key" "/etc/octavius/tls/tls.key" }}
@@ -97,6 +101,14 @@ capabilities: {drop: [ALL]}
 {{- end }}
 {{- if and .Values.tls.clientCa (not .Values.tls.existingSecret) }}
 {{- fail "tls.clientCa needs tls.existingSecret, whose ca.crt has signed the clients' certificates" }}
+{{- end }}
+{{- with .Values.page.ingress }}
+{{- if and .enabled (not $.Values.page.enabled) }}
+{{- fail "page.ingress leads to the page: it needs page.enabled: true" }}
+{{- end }}
+{{- if and .enabled (not .host) }}
+{{- fail "page.ingress needs page.ingress.host, the name by which browsers reach the page" }}
+{{- end }}
 {{- end }}
 {{- if and .Values.hostNetwork (include "octavius.etcd.isBundled" .) (ne .Values.listenAddress "127.0.0.1") }}
 {{- fail "hostNetwork with the bundled etcd needs listenAddress 127.0.0.1: the etcd asks nobody who they are. Or name an etcd in etcd.endpoints" }}
