@@ -317,7 +317,7 @@ async fn check(
             Denied { fault: unauthenticated(), noted: Some((act, audit)) }
         };
         let known = issuers.bearer(token).await.map_err(denied)?;
-        (known.principal, Lifetime { digest: None, expires_at: Some(known.good_until) })
+        (known.principal, Lifetime { digest: None, expires_at: Some(known.good_until), signs_in: known.signs_in })
     } else {
         match tokens.bearer(token, from).await.map_err(fault::from_store)? {
             Bearer::Known(principal, lifetime) => (principal, lifetime),

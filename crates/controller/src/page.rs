@@ -11,6 +11,8 @@ use hyper_util::server::conn::auto::Builder;
 use hyper_util::server::graceful::GracefulShutdown;
 use hyper_util::service::TowerToHyperService;
 use octavius_page::{OpenCode, PageOptions, Rpcs};
+use octavius_proto::WINDOW_BYTES;
+use tokio::task::JoinSet;
 use tokio_stream::StreamExt as _;
 use tokio_util::sync::CancellationToken;
 use tonic::transport::server::Connected as _;
@@ -55,10 +57,12 @@ pub(crate) struct Page {
 impl Page {
     /// Listens; nothing is answered before [`Page::serve`].
     pub(crate) fn bind(listen: PageListen, certificates: Option<Arc<Certificates>>, issuers: &Issuers) -> std::io::Result<Self> {
-        let secure = certificates.is_some() || listen.behind_tls;
+        let by_https = listen.url.as_ref().is_some_and(|url| url.scheme() == "https");
+        let secure = certificates.is_some() || listen.behind_tls || by_https;
         let listener = Listener::bind(listen.address, certificates, Speaks::Pages)?;
+        let origin = listen.url.as_ref().map(|url| url.origin().ascii_serialization());
         let providers = listen.url.map(|url| issuers.to_sign_in_with(&url)).unwrap_or_default();
-        Ok(Self { listener, options: PageOptions { secure, open: listen.open, providers } })
+        Ok(Self { listener, options: PageOptions { secure, origin, open: listen.open, providers } })
     }
 
     /// Where it listens.
@@ -72,13 +76,15 @@ impl Page {
         let http = http();
         let (mut incoming, accepting) = self.listener.serve();
         let open = GracefulShutdown::new();
+        let mut connections = JoinSet::new(); // those that do not end in time end with it
         let taken = async {
             while let Some(Ok(connection)) = incoming.next().await {
                 // Who is there goes along with each request, and so to the RPCs.
                 let peer = Extension(connection.connect_info());
                 let service = TowerToHyperService::new(router.clone().layer(peer));
                 let served = open.watch(http.serve_connection(TokioIo::new(connection), service).into_owned());
-                tokio::spawn(async move {
+                while connections.try_join_next().is_some() {}
+                connections.spawn(async move {
                     if let Err(error) = served.await {
                         tracing::debug!(%error, "a browser's connection ended badly");
                     }
@@ -99,6 +105,8 @@ fn http() -> Builder<TokioExecutor> {
     http.http1().timer(TokioTimer::new()).header_read_timeout(HEADERS_WITHIN).max_buf_size(HEADER_BYTES as usize);
     http.http2()
         .timer(TokioTimer::new())
+        .initial_stream_window_size(WINDOW_BYTES)
+        .initial_connection_window_size(WINDOW_BYTES)
         .max_concurrent_streams(STREAMS_PER_CONNECTION)
         .max_header_list_size(HEADER_BYTES)
         .keep_alive_interval(KEEPALIVE)

@@ -132,6 +132,8 @@ pub(crate) struct Lifetime {
     pub(crate) digest: Option<Digest>,
     /// When it ends, if it does.
     pub(crate) expires_at: Option<Timestamp>,
+    /// Whether it says that somebody has just signed in, and is not to last: an issuer's that visitors of the page sign in with.
+    pub(crate) signs_in: bool,
 }
 
 /// A token that was just made.
@@ -219,7 +221,7 @@ impl Tokens {
             TokenKind::Executor => record.role == Role::Executor,
             TokenKind::Registration => record.role == Role::Registration,
         };
-        let lifetime = Lifetime { digest: Some(digest), expires_at: record.expires_at };
+        let lifetime = Lifetime { digest: Some(digest), expires_at: record.expires_at, signs_in: false };
         let expired = record.expires_at.is_some_and(|at| at <= Timestamp::now());
         let outlived = !self.lives_still(&record).await?;
         let TokenRecord { id: token_id, user, role, groups, catalogs, .. } = record;
@@ -388,18 +390,25 @@ impl Tokens {
             if record.id == id {
                 act.note("user", &record.user);
                 act.note("role", record.role);
+                let digest = digest_of(&entry.key);
+                let sessions = match &digest {
+                    Some(digest) => self.sessions_opened_with(digest).await?,
+                    None => Vec::new(),
+                };
                 let mut there = Some(entry.clone());
                 while let Some(entry) = there {
-                    let txn = Txn::new().unchanged(&entry).delete(entry.key.clone()).delete(key::token_used(id));
+                    let mut txn = Txn::new().unchanged(&entry).delete(entry.key.clone()).delete(key::token_used(id));
+                    for (session, record) in &sessions {
+                        txn = txn.delete(session.key.clone()).delete(key::token_used(&record.id));
+                    }
                     there = match act.commit_removal(&*self.store, txn).await? {
                         Commit::Done(_) => None,
                         // Used meanwhile, of which it keeps count; or revoked by another, which has the record then.
                         Commit::Conflict(_) => self.store.get(&entry.key).await?,
                     };
                 }
-                if let Some(digest) = digest_of(&entry.key) {
+                for digest in sessions.iter().filter_map(|(session, _)| digest_of(&session.key)).chain(digest) {
                     self.forget(&digest);
-                    self.end_sessions_of(&digest).await?;
                 }
                 return Ok(true);
             }
@@ -412,7 +421,9 @@ impl Tokens {
     pub(crate) async fn bootstrap(&self, file: &Path) -> Result<(), BootstrapError> {
         let error = |source| BootstrapError::File { path: file.to_owned(), source };
         let now = Timestamp::now();
-        let is_admin = |record: &TokenRecord| record.role == Role::Admin && record.expires_at.is_none_or(|at| at > now);
+        let is_admin = |record: &TokenRecord| {
+            record.session.is_none() && record.role == Role::Admin && record.expires_at.is_none_or(|at| at > now)
+        };
         if self.list().await?.iter().any(is_admin) {
             return Ok(());
         }

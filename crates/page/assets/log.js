@@ -17,6 +17,8 @@
   const READABLE = 5;
   // How long to wait after the controller has refused to be followed, in milliseconds.
   const AGAIN = 5000;
+  // How often that is tried.
+  const MOST_REFUSED = 5;
 
   const rowsOf = (block) => block.children;
   const at = (row) => Number(row.dataset.at);
@@ -292,6 +294,7 @@
         if (this.source === source) does(event.data);
       });
       on("rows", (data) => {
+        this.refused = 0;
         this.queue.push(JSON.parse(data));
         if (this.queue.length === 1) requestAnimationFrame(() => this.flush());
       });
@@ -318,7 +321,10 @@
         // A connection that broke is made again by the browser; one that was refused is not.
         if (this.source !== source || source.readyState !== EventSource.CLOSED) return;
         this.detach();
-        setTimeout(() => this.attach(), AGAIN);
+        // Refused again and again: the session has ended, most likely. Whoever comes back to the page is told.
+        this.refused = (this.refused || 0) + 1;
+        if (this.refused < MOST_REFUSED) setTimeout(() => this.attach(), AGAIN);
+        else this.say("the log is not followed any more: reload the page");
       });
     }
 

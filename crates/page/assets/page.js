@@ -77,13 +77,22 @@
   }
 
   function follow(status) {
-    const events = new EventSource(status.dataset.live);
-    events.addEventListener("status", (event) => replace(status, event.data));
-    events.addEventListener("ended", (event) => {
-      events.close();
-      replace(status, event.data);
-    });
-    addEventListener("pagehide", () => events.close());
+    // A browser has six connections to a host by HTTP/1.1: pages that nobody looks at let go of theirs.
+    let events = null, over = false;
+    const stop = () => { events?.close(); events = null; };
+    const start = () => {
+      if (events || over || document.hidden) return;
+      events = new EventSource(status.dataset.live);
+      events.addEventListener("status", (event) => replace(status, event.data));
+      events.addEventListener("ended", (event) => {
+        over = true;
+        stop();
+        replace(status, event.data);
+      });
+    };
+    document.addEventListener("visibilitychange", () => (document.hidden ? stop() : start()));
+    addEventListener("pagehide", stop);
+    start();
     // A page that comes back out of the browser's memory is not told any more.
     addEventListener("pageshow", (event) => { if (event.persisted) location.reload(); });
   }

@@ -4,12 +4,13 @@ use std::fmt;
 use std::sync::Arc;
 
 use axum::Router;
-use axum::middleware::from_fn;
+use axum::middleware::{from_fn, from_fn_with_state};
 use axum::routing::get;
 use ring::hmac;
 
 use crate::provider::{self, Provider};
 use crate::rpcs::Rpcs;
+use crate::turns::{self, Turns};
 use crate::{
     approvals, assets, audit, catalog, execution, executions, executors, headers, job, log, revisions, session, trouble,
 };
@@ -19,6 +20,9 @@ use crate::{
 pub struct PageOptions {
     /// Whether browsers reach it by TLS: cookies are then for TLS alone.
     pub secure: bool,
+    /// The origin that browsers reach it at, like `https://octavius.example.com`, where that is known: something before it may not hand on the
+    /// name by which it was asked.
+    pub origin: Option<String>,
     /// A code that signs in with a token that this process has: what `octavius dev` prints.
     pub open: Option<OpenCode>,
     /// Whom visitors may sign in with, beside with a token.
@@ -87,6 +91,7 @@ pub fn router(rpcs: Rpcs, options: PageOptions) -> Router {
         .fallback(trouble::no_page)
         .method_not_allowed_fallback(trouble::no_method);
     // The pages are the fallback of a router around them, so that the peer is noted before routing adds extensions of its own.
-    let shown = pages.layer(from_fn(trouble::show)).with_state(app);
+    let turns = from_fn_with_state(Turns::default(), turns::bound);
+    let shown = pages.layer(turns).layer(from_fn(trouble::show)).with_state(app);
     Router::new().fallback_service(shown).layer(from_fn(session::note_peer)).layer(from_fn(headers::set))
 }

@@ -11,7 +11,7 @@ use http::{HeaderMap, Method, StatusCode, Uri};
 use ring::hmac;
 use url::form_urlencoded;
 
-use crate::app::App;
+use crate::app::{App, PageOptions};
 use crate::session::{Session, Visitor, authority};
 use crate::trouble::Trouble;
 
@@ -77,21 +77,24 @@ fn is_token_of(session: &str, given: &str) -> bool {
 }
 
 /// Whether the browser says that the form was sent by a page of this one, as far as it says anything; one that says nothing is refused.
-fn comes_from_here(headers: &HeaderMap, uri: &Uri) -> bool {
+fn comes_from_here(headers: &HeaderMap, uri: &Uri, options: &PageOptions) -> bool {
     let text = |name| headers.get(name).and_then(|value: &http::HeaderValue| value.to_str().ok());
     let site = text("sec-fetch-site").map(|site| site == "same-origin");
     let origin = headers.get(ORIGIN).map(|_| {
-        let from = text(ORIGIN.as_str()).and_then(|origin| origin.split_once("://"));
-        from.is_some_and(|(_, host)| authority(headers, uri).is_some_and(|here| here.eq_ignore_ascii_case(host)))
+        let from = text(ORIGIN.as_str()).unwrap_or_default();
+        let scheme = if options.secure { "https://" } else { "http://" };
+        let is_here = |host: &str| authority(headers, uri).is_some_and(|here| here.eq_ignore_ascii_case(host));
+        options.origin.as_deref() == Some(from) || from.strip_prefix(scheme).is_some_and(is_here)
     });
     site.or(origin).is_some() && site != Some(false) && origin != Some(false)
 }
 
 /// Reads a form of at most so many bytes, where it comes from this page.
-pub(crate) async fn read(request: Request, most_bytes: usize) -> Result<(Parts, Fields), Trouble> {
+pub(crate) async fn read(request: Request, most_bytes: usize, options: &PageOptions) -> Result<(Parts, Fields), Trouble> {
     let (parts, body) = request.into_parts();
-    if parts.method != Method::POST || !comes_from_here(&parts.headers, &parts.uri) {
-        return Err(Trouble::refused("this form was not sent by a page of this controller"));
+    if parts.method != Method::POST || !comes_from_here(&parts.headers, &parts.uri, options) {
+        let told = Trouble::refused("this form was not sent by a page of this controller");
+        return Err(told.hint("load the page again; behind a proxy, `page_url` and `page_behind_tls` say how browsers reach it"));
     }
     let kind = parts.headers.get(CONTENT_TYPE).and_then(|kind| kind.to_str().ok()).unwrap_or_default();
     if !kind.starts_with("application/x-www-form-urlencoded") {
@@ -120,7 +123,7 @@ impl FromRequest<App> for Posted {
         let (mut parts, body) = request.into_parts();
         let session = Session::from_request_parts(&mut parts, app).await?;
         let visitor = Visitor::from_request_parts(&mut parts, app).await?;
-        let (parts, fields) = read(Request::from_parts(parts, body), LARGE_BYTES).await?;
+        let (parts, fields) = read(Request::from_parts(parts, body), LARGE_BYTES, &app.options).await?;
         if !is_token_of(session.token(), fields.get(TOKEN_FIELD)) {
             return Err(Trouble::refused("this form is of another session, or was not sent by a page of this controller"));
         }
@@ -133,11 +136,16 @@ mod tests {
     use super::*;
 
     fn comes(headers: &[(&'static str, &str)]) -> bool {
+        comes_by(headers, true, None)
+    }
+
+    fn comes_by(headers: &[(&'static str, &str)], secure: bool, origin: Option<&str>) -> bool {
         let mut map = HeaderMap::new();
         for (name, value) in headers {
             map.insert(*name, value.parse().unwrap());
         }
-        comes_from_here(&map, &Uri::from_static("/jobs/a"))
+        let options = PageOptions { secure, origin: origin.map(str::to_owned), ..PageOptions::default() };
+        comes_from_here(&map, &Uri::from_static("/jobs/a"), &options)
     }
 
     #[test]
@@ -150,6 +158,7 @@ mod tests {
             &[host, ("origin", "null")],
             &[host, ("origin", "https://evil.example")],
             &[host, ("origin", "https://octavius.example")],
+            &[host, ("origin", "http://octavius.example:3000")],
             &[host, ("origin", "https://octavius.example:3000"), ("sec-fetch-site", "cross-site")],
             &[host, ("origin", "https://evil.example"), ("sec-fetch-site", "same-origin")],
             &[host, ("sec-fetch-site", "same-site")],
@@ -157,6 +166,10 @@ mod tests {
         ] {
             assert!(!comes(foreign), "{foreign:?}");
         }
+        assert!(comes_by(&[host, ("origin", "http://octavius.example:3000")], false, None));
+        // Something before it asks by another name than browsers do.
+        let inside = [("host", "10.0.0.7:3001"), ("origin", "https://octavius.example")];
+        assert!(comes_by(&inside, true, Some("https://octavius.example")) && !comes_by(&inside, true, None));
     }
 
     #[test]

@@ -22,7 +22,8 @@ mod session;
 mod shell;
 mod show;
 mod trouble;
+mod turns;
 
 pub use app::{OpenCode, PageOptions, router};
-pub use provider::{Asked, Provider};
+pub use provider::{Asked, Provider, ProviderError};
 pub use rpcs::{BoxError, Rpcs};

@@ -14,16 +14,16 @@ use axum::routing::get;
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use futures::future::BoxFuture;
-use http::StatusCode;
 use http::header::{LOCATION, SET_COOKIE};
 use http::request::Parts;
+use http::{Extensions, StatusCode};
 use ring::digest;
 use ring::rand::{SecureRandom as _, SystemRandom};
 use serde::{Deserialize, Serialize};
 
 use crate::app::App;
 use crate::form::Fields;
-use crate::session::{cookie_name, cookie_value, enter, safe_next};
+use crate::session::{cookie_name, cookie_value, enter, peer, safe_next};
 use crate::trouble::Trouble;
 
 /// Seconds that somebody may take to sign in with their provider.
@@ -31,6 +31,15 @@ const SECONDS: i64 = 600;
 
 /// Longest cookie of it; an address to go to afterwards that does not fit is forgotten.
 const COOKIE_BYTES: usize = 3000;
+
+/// Why a provider did not do what it was asked for.
+#[derive(Debug)]
+pub enum ProviderError {
+    /// It is asked too often at this moment, by this visitor's address or by all.
+    Busy,
+    /// It cannot be used: a sentence for an operator, which has no secret in it.
+    Failed(String),
+}
 
 /// An identity provider that visitors may sign in with.
 pub trait Provider: fmt::Debug + Send + Sync {
@@ -40,14 +49,20 @@ pub trait Provider: fmt::Debug + Send + Sync {
     /// The address to send a visitor to.
     ///
     /// # Errors
-    /// Why there is none at present, in a sentence for an operator.
-    fn begin<'a>(&'a self, asked: &'a Asked) -> BoxFuture<'a, Result<String, String>>;
+    /// Where there is none at present.
+    fn begin<'a>(&'a self, asked: &'a Asked) -> BoxFuture<'a, Result<String, ProviderError>>;
 
-    /// The ID token that a visitor's code is changed for.
+    /// The ID token that a visitor's code is changed for. `peer` is what the server has noted of their request: anybody can send made-up codes,
+    /// and whoever does so often is not to have the provider asked for each.
     ///
     /// # Errors
-    /// Why it is not, in a sentence for an operator.
-    fn redeem<'a>(&'a self, code: &'a str, asked: &'a Asked) -> BoxFuture<'a, Result<String, String>>;
+    /// Where it is not.
+    fn redeem<'a>(
+        &'a self,
+        code: &'a str,
+        asked: &'a Asked,
+        peer: &'a Extensions,
+    ) -> BoxFuture<'a, Result<String, ProviderError>>;
 }
 
 /// What is drawn for one visitor's way to a provider and back.
@@ -128,7 +143,7 @@ async fn leave(State(app): State<App>, Path(name): Path<String>, request: Reques
     let (parts, _) = request.into_parts();
     let provider = provider(&app, &name)?;
     let asked = Asked::draw(&name, safe_next(Fields::of_query(parts.uri.query()).get("next")))?;
-    let address = provider.begin(&asked).await.map_err(|problem| failed(&name, &problem))?;
+    let address = provider.begin(&asked).await.map_err(|error| failed(&name, &error))?;
     let cookie =
         asked.to_cookie().ok_or_else(|| Trouble::refused("the address to go to is too long: sign in from the first page"))?;
     let cookie = set(&app, &own_cookie(&app, &parts), &cookie, SECONDS);
@@ -136,8 +151,15 @@ async fn leave(State(app): State<App>, Path(name): Path<String>, request: Reques
 }
 
 /// That a provider cannot be used: what it said is for the log, and the visitor is told whom to ask.
-fn failed(name: &str, problem: &str) -> Trouble {
-    tracing::warn!(provider = name, problem, "nobody can sign in with an identity provider");
+fn failed(name: &str, error: &ProviderError) -> Trouble {
+    let told = match error {
+        ProviderError::Busy => {
+            let told = "too many sign in at this moment";
+            return Trouble::of(StatusCode::TOO_MANY_REQUESTS, told).hint("wait for a moment, and begin again");
+        }
+        ProviderError::Failed(problem) => problem,
+    };
+    tracing::warn!(provider = name, problem = told, "somebody could not sign in with an identity provider");
     let told = "the identity provider cannot be used at present; the controller's log says why";
     Trouble::of(StatusCode::SERVICE_UNAVAILABLE, told).hint("try again, or sign in with a token")
 }
@@ -161,7 +183,7 @@ async fn come_back(State(app): State<App>, request: Request) -> Result<Response,
         )));
     }
     let provider = provider(&app, &asked.provider)?;
-    let token = provider.redeem(code, &asked).await.map_err(|problem| failed(&asked.provider, &problem))?;
+    let token = provider.redeem(code, &asked, &peer(&parts.extensions)).await.map_err(|error| failed(&asked.provider, &error))?;
     let entered = enter(&app, &token, &parts, safe_next(&asked.next)).await;
     let mut entered = entered.map_err(|status| match status.code() {
         tonic::Code::Unauthenticated => Trouble::refused(

@@ -33,7 +33,7 @@ pub(crate) async fn note_peer(mut request: Request, next: Next) -> Response {
     next.run(request).await
 }
 
-fn peer(extensions: &Extensions) -> Extensions {
+pub(crate) fn peer(extensions: &Extensions) -> Extensions {
     extensions.get::<Peer>().cloned().unwrap_or_default().0
 }
 
@@ -110,7 +110,9 @@ pub(crate) fn cookie_name(secure: bool, base: &str, headers: &HeaderMap, uri: &U
 pub(crate) fn cookie_value<'h>(headers: &'h HeaderMap, name: &str) -> Option<&'h str> {
     let cookies = headers.get_all(COOKIE).iter().filter_map(|value| value.to_str().ok()).flat_map(|value| value.split(';'));
     let mut values = cookies.filter_map(|cookie| cookie.trim().split_once('=')).filter(|(known, _)| *known == name);
-    values.next().map(|(_, value)| value)
+    let (_, value) = values.next()?;
+    // Cookies do not know ports: two that differ are not both ours, and nobody can say which is.
+    values.all(|(_, other)| other == value).then_some(value)
 }
 
 /// The session cookie's value: a token's characters and nothing else.
@@ -169,15 +171,18 @@ async fn show(State(app): State<App>, request: Request) -> Result<Response, Trou
 pub(crate) async fn enter(app: &App, token: &str, parts: &Parts, next: &str) -> Result<Response, tonic::Status> {
     let calls = app.rpcs.by(Some(token), peer(&parts.extensions));
     let session = calls.admin().create_session(v1::CreateSessionRequest {}).await?.into_inner();
-    let now = calls.admin().who_am_i(v1::WhoAmIRequest {}).await?.into_inner().now;
-    let end = session.expires_at.map_or(0, |at| at.seconds);
-    let seconds = (end - now.map_or_else(|| Timestamp::now().as_second(), |now| now.seconds)).max(0);
+    // The controller is this process: its clock is ours.
+    let seconds = (session.expires_at.map_or(0, |at| at.seconds) - Timestamp::now().as_second()).max(0);
     let name = cookie_name(app.options.secure, SESSION_COOKIE, &parts.headers, &parts.uri);
+    if let Some(old) = cookie(&parts.headers, &name) {
+        // What the browser had until now would be good for hours, and nobody's; it may be good no more.
+        let _ = app.rpcs.by(Some(&old), peer(&parts.extensions)).admin().end_session(v1::EndSessionRequest {}).await;
+    }
     Ok((set_cookie(app.options.secure, &name, &session.token, seconds), see(next)).into_response())
 }
 
 async fn sign_in(State(app): State<App>, request: Request) -> Result<Response, Trouble> {
-    let (parts, fields) = form::read(request, form::SMALL_BYTES).await?;
+    let (parts, fields) = form::read(request, form::SMALL_BYTES, &app.options).await?;
     let next = safe_next(fields.get("next"));
     let token = fields.get("token").trim();
     let refused = |status: StatusCode, problem: &str| {
@@ -205,7 +210,9 @@ async fn sign_in(State(app): State<App>, request: Request) -> Result<Response, T
 /// Ends the session. Where the controller does not know it any more, or cannot be asked, the browser forgets it all the same.
 async fn sign_out(State(app): State<App>, posted: Posted) -> Result<Response, Trouble> {
     let Posted { visitor, parts, .. } = posted;
-    visitor.calls.admin().end_session(v1::EndSessionRequest {}).await?;
+    if let Err(error) = visitor.calls.admin().end_session(v1::EndSessionRequest {}).await {
+        tracing::warn!(%error, "a session that somebody signed out of goes on until its end");
+    }
     let name = cookie_name(app.options.secure, SESSION_COOKIE, &parts.headers, &parts.uri);
     Ok((set_cookie(app.options.secure, &name, "", 0), see("/sign-in")).into_response())
 }

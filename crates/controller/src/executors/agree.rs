@@ -10,7 +10,8 @@ use octavius_store::record::OwnRecord;
 use octavius_store::{Entry, codec, key};
 use tonic::Code;
 
-use super::{Executors, Session, is, is_from_elsewhere};
+use super::report::{is, is_from_elsewhere};
+use super::{Executors, Session};
 use crate::engine::EngineError;
 use crate::{fault, mirror};
 

@@ -55,6 +55,8 @@ pub(crate) struct Known {
     pub(crate) expires_at: Timestamp,
     /// Until when it is taken: clocks may differ.
     pub(crate) good_until: Timestamp,
+    /// Whether visitors of the page sign in with the issuer.
+    pub(crate) signs_in: bool,
 }
 
 /// Why a token is not good: for the audit trail, and not for its bearer.
@@ -122,6 +124,7 @@ impl Issuers {
         }
         let principal = rules::principal(config, &token.claims).map_err(|why| verified(why.into()))?;
         let good_until = expires_at.checked_add(jose::SKEW).unwrap_or(expires_at);
-        Ok(Known { principal, issuer: config.issuer.clone(), expires_at, good_until })
+        let signs_in = config.is_to_sign_in_with();
+        Ok(Known { principal, issuer: config.issuer.clone(), expires_at, good_until, signs_in })
     }
 }

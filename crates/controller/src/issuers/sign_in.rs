@@ -3,28 +3,31 @@
 
 use std::fmt;
 use std::path::PathBuf;
-use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use futures::FutureExt as _;
 use futures::future::BoxFuture;
-use octavius_page::{Asked, Provider};
+use http::Extensions;
+use octavius_page::{Asked, Provider, ProviderError};
 use reqwest::Client;
 use reqwest::header::{AUTHORIZATION, CONTENT_TYPE};
 use serde_json::Value;
-use tokio::sync::Semaphore;
+use tokio::sync::{Mutex, Semaphore};
 use url::Url;
 use url::form_urlencoded::{Serializer, byte_serialize};
 
 use super::config::{IssuerConfig, is_on_loopback, may_be_fetched};
 use super::fetch::{self, WITHIN};
 use super::jose::{Unverified, parse_object};
+use crate::limits::Guesses;
+use crate::listen::Peer;
 use crate::private;
 
-/// How long what an issuer says of itself is taken for right.
+/// How long what an issuer says of itself is taken for right; and that it says nothing, so that it is not asked for each visitor.
 const KNOWN_FOR: Duration = Duration::from_secs(300);
+const AWAY_FOR: Duration = Duration::from_secs(5);
 
 /// Visitors whose codes are changed at once. Whoever sends made-up codes does not have us ask the issuer more than that.
 const AT_ONCE: usize = 8;
@@ -59,7 +62,10 @@ pub(super) struct CodeFlow {
     redirect: String,
     config: SignInConfig,
     client: Result<Client, String>,
-    known: Mutex<Option<(Instant, Endpoints)>>,
+    /// What it last said. Whoever asks holds it: the others wait for what comes of that.
+    known: Mutex<Option<(Instant, Result<Endpoints, String>)>>,
+    /// Codes that visitors bring, by address.
+    brought: Guesses,
     turns: Semaphore,
 }
 
@@ -82,6 +88,7 @@ impl CodeFlow {
             about,
             config,
             known: Mutex::default(),
+            brought: Guesses::default(),
             turns: Semaphore::new(AT_ONCE),
         })
     }
@@ -91,12 +98,21 @@ impl CodeFlow {
     }
 
     async fn endpoints(&self) -> Result<Endpoints, String> {
-        let known = self.known.lock().unwrap_or_else(PoisonError::into_inner).clone();
-        if let Some((_, endpoints)) = known.filter(|(at, _)| at.elapsed() < KNOWN_FOR) {
-            return Ok(endpoints);
+        let mut known = self.known.lock().await;
+        if let Some((at, told)) = &*known
+            && at.elapsed() < if told.is_ok() { KNOWN_FOR } else { AWAY_FOR }
+        {
+            return told.clone();
         }
+        let told = self.fetch_endpoints().await;
+        *known = Some((Instant::now(), told.clone()));
+        told
+    }
+
+    async fn fetch_endpoints(&self) -> Result<Endpoints, String> {
         let url = &self.about;
-        let (body, _) = fetch::get(self.client()?, url).await?;
+        let late = |_| format!("{url}: no answer within {} s", WITHIN.as_secs());
+        let (body, _) = tokio::time::timeout(WITHIN, fetch::get(self.client()?, url)).await.map_err(late)??;
         let about = parse_object(&body).ok_or_else(|| format!("{url}: it is no JSON object of single members"))?;
         let text = |name: &str| about.get(name).and_then(Value::as_str);
         if text("issuer") != Some(&self.issuer) {
@@ -107,9 +123,7 @@ impl CodeFlow {
             let fits = |endpoint: &Url| may_be_fetched(endpoint) && (endpoint.scheme() == "https" || is_on_loopback(url));
             endpoint.filter(fits).ok_or_else(|| format!("{url}: its {name} is no URL that visitors may be sent to"))
         };
-        let endpoints = Endpoints { authorization: endpoint("authorization_endpoint")?, token: endpoint("token_endpoint")? };
-        *self.known.lock().unwrap_or_else(PoisonError::into_inner) = Some((Instant::now(), endpoints.clone()));
-        Ok(endpoints)
+        Ok(Endpoints { authorization: endpoint("authorization_endpoint")?, token: endpoint("token_endpoint")? })
     }
 
     async fn address(&self, asked: &Asked) -> Result<String, String> {
@@ -138,7 +152,6 @@ impl CodeFlow {
     }
 
     async fn change(&self, code: &str, asked: &Asked) -> Result<String, String> {
-        let _turn = self.turns.try_acquire().map_err(|_| "too many sign in at this moment".to_owned())?;
         let url = self.endpoints().await?.token;
         let form = Serializer::new(String::new())
             .append_pair("grant_type", "authorization_code")
@@ -170,16 +183,25 @@ impl Provider for CodeFlow {
         &self.name
     }
 
-    fn begin<'a>(&'a self, asked: &'a Asked) -> BoxFuture<'a, Result<String, String>> {
-        within(self.address(asked)).boxed()
+    fn begin<'a>(&'a self, asked: &'a Asked) -> BoxFuture<'a, Result<String, ProviderError>> {
+        async { self.address(asked).await.map_err(ProviderError::Failed) }.boxed()
     }
 
-    fn redeem<'a>(&'a self, code: &'a str, asked: &'a Asked) -> BoxFuture<'a, Result<String, String>> {
-        within(self.change(code, asked)).boxed()
+    fn redeem<'a>(
+        &'a self,
+        code: &'a str,
+        asked: &'a Asked,
+        peer: &'a Extensions,
+    ) -> BoxFuture<'a, Result<String, ProviderError>> {
+        async {
+            if !self.brought.allow(peer.get::<Peer>().map(Peer::address)) {
+                return Err(ProviderError::Busy);
+            }
+            let turn = tokio::time::timeout(WITHIN, self.turns.acquire()).await;
+            let _turn = turn.ok().and_then(Result::ok).ok_or(ProviderError::Busy)?;
+            let late = |_| ProviderError::Failed(format!("no answer within {} s", WITHIN.as_secs()));
+            tokio::time::timeout(WITHIN, self.change(code, asked)).await.map_err(late)?.map_err(ProviderError::Failed)
+        }
+        .boxed()
     }
-}
-
-async fn within(work: impl Future<Output = Result<String, String>>) -> Result<String, String> {
-    let late = |_| format!("no answer within {} s", WITHIN.as_secs());
-    tokio::time::timeout(WITHIN, work).await.map_err(late)?
 }

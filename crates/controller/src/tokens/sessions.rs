@@ -17,7 +17,7 @@ use crate::{fault, random};
 /// How long a session lasts: a working day. One that was forgotten on somebody else's machine has ended by the next.
 const SESSION_LIFETIME: Duration = Duration::from_secs(10 * 3600);
 
-/// Sessions that a user has at once, in as many browsers; the oldest ends for one more.
+/// Sessions that are open with one token at once, or of one user of an identity provider: in as many browsers. The oldest ends for one more.
 const SESSIONS: usize = 20;
 
 impl Tokens {
@@ -31,8 +31,9 @@ impl Tokens {
         let Principal { user, role, groups, catalogs, .. } = principal.clone();
         let bearer = NewToken { role, user, groups, catalogs, uses: None, lifetime: Some(SESSION_LIFETIME) };
         let mut record = Self::prepare(&bearer, &principal.user);
-        // A JSON Web Token is good for minutes, and says only that somebody has signed in just now.
-        if let (Some(_), Some(end)) = (with.digest, with.expires_at) {
+        // An identity provider's token is good for minutes, and says only that somebody has signed in just now. A CI job's is to be good for no
+        // longer than it says.
+        if let (false, Some(end)) = (with.signs_in, with.expires_at) {
             record.expires_at = record.expires_at.map(|at| at.min(end));
         }
         record.session = Some(BrowserSessionRecord { of: with.digest });
@@ -45,7 +46,7 @@ impl Tokens {
     /// Where they call from within a session: what it may is not to outlive it. And those of the store.
     pub(crate) async fn create_session(&self, with: Lifetime, act: &Act) -> Result<Made, Fault> {
         let record = self.session_of(with, act.principal()?).await?;
-        let mut open = self.sessions_of(&record.user).await.map_err(fault::from_store)?;
+        let mut open = self.sessions_beside(&record).await.map_err(fault::from_store)?;
         let excess = (open.len() + 1).saturating_sub(SESSIONS);
         let made = Made { token: Token::from_random(TokenKind::Session, &random::bytes()), record };
         note(act, &made.record);
@@ -98,30 +99,31 @@ impl Tokens {
         Ok(self.look_up(of).await?.is_some())
     }
 
-    /// Ends the sessions that were opened with a token that is gone. Without this they are good no more either; their streams end by it.
-    pub(super) async fn end_sessions_of(&self, of: &Digest) -> Result<(), StoreError> {
-        for entry in self.entries().await? {
-            let record: TokenRecord = codec::decode(&entry)?;
-            if record.session.is_some_and(|session| session.of == Some(*of)) {
-                self.store.commit(Txn::new().delete(entry.key.clone()).delete(key::token_used(&record.id))).await?;
-                if let Some(digest) = digest_of(&entry.key) {
-                    self.forget(&digest);
-                }
-            }
-        }
-        Ok(())
+    /// The sessions that were opened with this token: at most as many as one may have.
+    pub(super) async fn sessions_opened_with(&self, of: &Digest) -> Result<Vec<(Entry, TokenRecord)>, StoreError> {
+        let mut sessions = self.sessions().await?;
+        sessions.retain(|(_, record)| record.session.as_ref().is_some_and(|session| session.of == Some(*of)));
+        sessions.truncate(2 * SESSIONS); // some may have been opened at the same time
+        Ok(sessions)
     }
 
-    /// A user's sessions, the oldest first.
-    async fn sessions_of(&self, user: &str) -> Result<Vec<(Entry, TokenRecord)>, StoreError> {
+    /// All sessions, the oldest first.
+    async fn sessions(&self) -> Result<Vec<(Entry, TokenRecord)>, StoreError> {
         let mut sessions = Vec::new();
         for entry in self.entries().await? {
             let record: TokenRecord = codec::decode(&entry)?;
-            if record.user == user && record.session.is_some() {
+            if record.session.is_some() {
                 sessions.push((entry, record));
             }
         }
         sessions.sort_by(|(_, a), (_, b)| a.id.cmp(&b.id));
+        Ok(sessions)
+    }
+
+    /// The sessions that count as one's with this one, the oldest first.
+    async fn sessions_beside(&self, new: &TokenRecord) -> Result<Vec<(Entry, TokenRecord)>, StoreError> {
+        let mut sessions = self.sessions().await?;
+        sessions.retain(|(_, record)| record.user == new.user && record.session == new.session);
         Ok(sessions)
     }
 }

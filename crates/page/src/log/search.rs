@@ -3,6 +3,7 @@
 
 use regex::bytes::{Regex, RegexBuilder};
 use serde::Serialize;
+use tokio::sync::Semaphore;
 use tonic::Status;
 
 use super::parts::{Log, Part};
@@ -13,6 +14,9 @@ const SEARCH_BYTES: u64 = 4 * 1024 * 1024;
 
 /// Lines that one answer tells of.
 const MOST_FOUND: usize = 2000;
+
+/// Searches at once.
+static SEARCHES: Semaphore = Semaphore::const_new(2);
 
 /// Characters that can be searched for.
 pub(super) const MOST_CHARS: usize = 256;
@@ -109,6 +113,8 @@ impl Search {
 impl Log {
     /// Looks for a text from an offset on, where a line begins.
     pub(super) async fn search(&self, text: &str, from: u64) -> Result<Found, Status> {
+        // It is work for the processor, in the process that must answer executors: a few at a time, and others' turns between.
+        let _turn = SEARCHES.acquire().await;
         let mut search = Search::new(text, from)?;
         let mut parts = self.read(from, false).await?;
         let mut looked = 0;
@@ -118,6 +124,7 @@ impl Log {
                 Part::Gap(gap) => search.skip_to(gap.end()),
                 Part::Bytes(_, data) => {
                     let taken = search.take(&data);
+                    tokio::task::yield_now().await;
                     looked += taken as u64;
                     if taken < data.len() || looked >= SEARCH_BYTES {
                         break false;

@@ -99,6 +99,7 @@ impl Log {
             Place::Before(to) => log.before(to.min(end.size), &end, view).await,
             Place::From(from) => log.after(from.min(end.size), &end, view).await,
             Place::Near(0) => log.after(0, &end, view).await,
+            Place::Near(_) if end.size == 0 => log.after(0, &end, view).await,
             Place::Near(near) => match log.row_after(near.min(end.size), &end).await? {
                 Some(from) => log.after(from, &end, view).await,
                 None => log.before(end.size, &end, view).await,

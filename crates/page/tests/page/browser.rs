@@ -18,6 +18,7 @@ pub(crate) const CODE: (&str, &str) = ("a-code-of-a-process", "octu_admin");
 
 pub(crate) struct Browser {
     page: Router,
+    scheme: &'static str,
     cookie: Option<String>,
 }
 
@@ -61,9 +62,14 @@ impl Browser {
     }
 
     pub(crate) fn over_tls(fake: &Fake, secure: bool) -> Self {
-        let options =
-            PageOptions { secure, open: Some(OpenCode::new(CODE.0, || Some(CODE.1.to_owned()))), providers: Vec::new() };
-        Self { page: router(fake.rpcs(), options), cookie: None }
+        let options = PageOptions {
+            secure,
+            origin: None,
+            open: Some(OpenCode::new(CODE.0, || Some(CODE.1.to_owned()))),
+            providers: Vec::new(),
+        };
+        let scheme = if secure { "https" } else { "http" };
+        Self { page: router(fake.rpcs(), options), scheme, cookie: None }
     }
 
     /// Signed in as somebody of this role.
@@ -92,7 +98,7 @@ impl Browser {
 
     /// Sends a form as a page of the controller would.
     pub(crate) async fn post(&mut self, address: &str, fields: &[(&str, &str)]) -> Answer {
-        self.post_from(address, fields, &[(ORIGIN.as_str(), &format!("http://{HERE}"))]).await
+        self.post_from(address, fields, &[(ORIGIN.as_str(), &format!("{}://{HERE}", self.scheme))]).await
     }
 
     /// Sends a form with these headers.

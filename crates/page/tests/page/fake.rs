@@ -158,7 +158,9 @@ impl AdminService for Fake {
         request: Request<v1::CreateSessionRequest>,
     ) -> Result<Response<v1::CreateSessionResponse>, Status> {
         let role = self.called("CreateSession", &request, Permission::ReadCatalog)?;
-        Ok(Response::new(v1::CreateSessionResponse { token: format!("octs_{role}"), expires_at: ago(-3600) }))
+        // How long a cookie lasts goes by the clock of this machine.
+        let end = std::time::SystemTime::now() + std::time::Duration::from_secs(3600);
+        Ok(Response::new(v1::CreateSessionResponse { token: format!("octs_{role}"), expires_at: Some(end.into()) }))
     }
 
     async fn end_session(&self, request: Request<v1::EndSessionRequest>) -> Result<Response<v1::EndSessionResponse>, Status> {
