@@ -67,6 +67,7 @@ impl Job {
         let runs = if job.executor.is_empty() { String::new() } else { octavius_core::label::pool(&job.executor).to_string() };
         let facts = [
             ("groups", groups.collect::<Vec<_>>().join(", ")),
+            ("approvals", job.approvals.as_ref().map(ToString::to_string).unwrap_or_default()),
             ("secrets", secrets.collect::<Vec<_>>().join(", ")),
             ("runs", runs),
             ("timeout", job.timeout.map(|timeout| timeout.to_string()).unwrap_or_default()),

@@ -151,6 +151,17 @@ async fn an_execution_says_in_the_words_of_the_command_line_how_it_stands() {
 }
 
 #[tokio::test]
+async fn who_wants_to_run_a_job_sees_whose_approval_it_needs() {
+    let fake = world("x");
+    let mut browser = Browser::of(&fake, "user");
+    assert!(!browser.get("/jobs/refund-order").await.text.contains("<dt>approvals</dt>"), "it needs none");
+    let rule = serde_json::json!({"groups": ["ops", "leads"], "count": 2, "valid_for": "1h"});
+    fake.world().jobs[0].approvals = Some(serde_json::from_value(rule).unwrap());
+    let page = browser.get("/jobs/refund-order").await.text;
+    assert!(page.contains("<dt>approvals</dt><dd>2 of ops or leads, not the requester, within 1h</dd>"), "{page}");
+}
+
+#[tokio::test]
 async fn a_revision_shows_what_it_changed_without_what_is_sensitive() {
     let page = Browser::of(&world("x"), "applier").get("/revisions/support/2").await;
     assert!(page.text.contains("data-action=\"changed\""), "{}", page.text);
