@@ -3,7 +3,7 @@
 use std::fmt;
 
 use askama::filters::HtmlSafe;
-use octavius_core::Timestamp;
+use octavius_core::{ExecutionId, Timestamp};
 use octavius_proto::v1::{Execution, ExecutionState};
 use octavius_proto::words;
 
@@ -56,6 +56,12 @@ pub(crate) fn pairs<'a>(pairs: impl IntoIterator<Item = (&'a String, &'a String)
     let mut pairs: Vec<_> = pairs.into_iter().map(|(name, value)| format!("{name}={value}")).collect();
     pairs.sort_unstable();
     pairs.join(", ")
+}
+
+/// An execution where a whole id is too much to listen to: its job, and the end of its id.
+pub(crate) fn called(execution: &Execution) -> String {
+    let end = execution.id.parse().map_or_else(|_| execution.id.clone(), ExecutionId::short);
+    format!("{} {end}", execution.job)
 }
 
 /// How long an execution has taken, or takes until now.
