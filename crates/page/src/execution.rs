@@ -40,8 +40,9 @@ impl Shown {
         Ok(Self { execution, wait: told.wait, now })
     }
 
-    fn sentence(&self) -> String {
-        words::sentence(&self.execution, self.wait.as_ref(), self.now)
+    /// How it stands, behind its state, which has a sign of its own.
+    fn after_state(&self) -> String {
+        words::after_state(&self.execution, self.wait.as_ref(), self.now)
     }
 
     pub(crate) fn has_ended(&self) -> bool {
