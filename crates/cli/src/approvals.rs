@@ -2,11 +2,12 @@
 
 use octavius_core::{State, Timestamp};
 use octavius_proto::v1;
+use octavius_proto::words::{self, between, has_ended};
 use serde_json::{Value, json};
 
-use crate::execution::{has_ended, state, text_or_null, time_or_null};
+use crate::execution::{state, text_or_null, time_or_null};
 use crate::sanitize::line;
-use crate::table::{between, from_wire, wire_time};
+use crate::table::wire_time;
 
 /// Approvals as JSON.
 #[must_use]
@@ -58,7 +59,7 @@ pub fn note(execution: &v1::Execution) -> Option<String> {
 #[must_use]
 pub fn render_missing(execution: &v1::Execution, now: Timestamp) -> String {
     let Some(approvals) = execution.approvals.as_ref().filter(|_| waits(execution)) else { return String::new() };
-    let until = from_wire(approvals.expires_at.as_ref()).unwrap_or(now);
+    let until = words::time(approvals.expires_at.as_ref()).unwrap_or(now);
     let left = if until > now { format!(" ({} left)", between(now, until)) } else { String::new() };
     format!("{}\n", line(&format!("{}, until {}{left}", missing(execution, approvals), wire_time(approvals.expires_at.as_ref()))))
 }
@@ -73,7 +74,8 @@ pub fn facts(execution: &v1::Execution) -> Vec<(&'static str, String)> {
     };
     let mut facts: Vec<_> = approvals.approved.iter().map(|approved| ("approved", decision(approved))).collect();
     facts.extend(approvals.rejected.as_ref().map(|rejected| ("rejected", decision(rejected))));
-    let is_to_start = !waits(execution) && !has_ended(execution) && execution.attempts.iter().all(|a| a.starting_at.is_none());
+    let is_to_start =
+        !waits(execution) && !has_ended(execution.state()) && execution.attempts.iter().all(|a| a.starting_at.is_none());
     if is_to_start {
         facts.push(("must start", format!("before {}", wire_time(approvals.expires_at.as_ref()))));
     }

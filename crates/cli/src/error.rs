@@ -4,7 +4,7 @@
 use std::io;
 
 use octavius_proto::client::ConnectError;
-use octavius_proto::{Fault, reason};
+use octavius_proto::{Fault, reason, words};
 use tonic::Status;
 
 use crate::client_tls;
@@ -134,19 +134,13 @@ impl From<Status> for Failure {
 
 impl From<Fault> for Failure {
     fn from(fault: Fault) -> Self {
-        let shown = |text: &str| crate::sanitize::line(text);
-        let message =
-            if fault.message.is_empty() { format!("the controller answered {:?}", fault.code) } else { shown(&fault.message) };
-        let details = fault
-            .violations
-            .iter()
-            .map(|violation| shown(&violation.description))
-            .filter(|description| !description.is_empty() && !message.contains(description.as_str()))
-            .collect();
+        let shown = crate::sanitize::line;
+        let message = shown(&words::failed(&fault));
+        let details = words::details(&fault).into_iter().map(shown).collect();
         let mut failure = Self { details, ..Self::new(Exit::of_fault(&fault), anyhow::Error::msg(message)) };
         if let Some(nearest) = fault.fact("nearest") {
             failure.hints.push(format!("did you mean `{}`?", shown(nearest)));
-        } else if let Some(hint) = hint_for(&fault) {
+        } else if let Some(hint) = words::hint(&fault).or_else(|| hint_for(&fault)) {
             failure.hints.push(hint.to_owned());
         }
         failure.fault = Some(Box::new(fault));
@@ -154,11 +148,11 @@ impl From<Fault> for Failure {
     }
 }
 
+/// What to do next with the command line, where [`words::hint`] has nothing.
 fn hint_for(fault: &Fault) -> Option<&'static str> {
     Some(match fault.reason.as_str() {
         reason::JOB_NOT_FOUND => "`octavius list` shows the jobs that you may see",
         reason::EXECUTION_NOT_FOUND => "`octavius executions` shows yours, `octavius executions --all` everyone's",
-        reason::AMBIGUOUS_ID => "give more of its last characters",
         reason::UNAUTHENTICATED => {
             "`octavius config --token-file FILE` sets a token; an admin makes one with `octavius tokens create`"
         }
@@ -173,8 +167,6 @@ fn hint_for(fault: &Fault) -> Option<&'static str> {
         reason::NAME_TAKEN => "rename the job, or change it in the catalogue that owns it",
         reason::KEY_REUSED => "use another `--idempotency-key`, or exactly the first call's job and arguments",
         reason::CONCURRENCY_LIMIT => "wait for one of them, `octavius status ID --wait`, or stop it, `octavius cancel ID`",
-        reason::STOPPING | reason::STORE_UNAVAILABLE => "try again in a moment",
-        reason::STORE_FULL => "the store has no room left: an operator must free some",
         _ if fault.code == tonic::Code::Unauthenticated => "`octavius config --token-file FILE` sets a token",
         _ if fault.code == tonic::Code::Unimplemented => "the controller may be older than this client: `octavius version`",
         _ => return None,

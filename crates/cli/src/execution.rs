@@ -2,30 +2,19 @@
 
 use octavius_core::{State, Timestamp};
 use octavius_proto::v1;
+use octavius_proto::words::{self, has_ended, state_name};
 use serde_json::{Value, json};
 
 use crate::approvals;
 use crate::arguments::shell_quoted;
 use crate::sanitize::line;
-use crate::table::{self, between, from_wire, wire_time};
+use crate::table::{self, wire_time};
 use crate::waiting;
-
-/// The state's name; `unknown` for one that this version does not know.
-#[must_use]
-pub fn state_name(number: i32) -> &'static str {
-    octavius_proto::state("state", number).map_or("unknown", State::as_str)
-}
 
 /// The state, where this version knows it.
 #[must_use]
 pub fn state(execution: &v1::Execution) -> Option<State> {
     octavius_proto::state("state", execution.state).ok()
-}
-
-/// Whether the execution has ended.
-#[must_use]
-pub fn has_ended(execution: &v1::Execution) -> bool {
-    state(execution).is_some_and(State::is_terminal)
 }
 
 /// What the first Octavius called it. Listings come without attempts: that one has an executor says that it had begun.
@@ -41,7 +30,7 @@ pub(crate) fn text_or_null(text: &str) -> Value {
 }
 
 pub(crate) fn time_or_null(at: Option<&prost_types::Timestamp>) -> Value {
-    from_wire(at).map_or(Value::Null, |at| at.to_string().into())
+    words::time(at).map_or(Value::Null, |at| at.to_string().into())
 }
 
 /// An execution in a list.
@@ -50,7 +39,7 @@ pub fn summary(execution: &v1::Execution) -> Value {
     json!({
         "id": execution.id,
         "job": execution.job,
-        "state": state_name(execution.state),
+        "state": state_name(execution.state()),
         "first_octavius_status": text_or_null(first_octavius_status(execution)),
         "reason": text_or_null(&execution.reason),
         "message": text_or_null(&execution.message),
@@ -92,7 +81,7 @@ pub fn whole(execution: &v1::Execution, wait: Option<&v1::Wait>, commit: &str) -
 
 fn ending(ending: &v1::Ending) -> Value {
     json!({
-        "state": state_name(ending.outcome),
+        "state": state_name(ending.outcome()),
         "reason": text_or_null(&ending.reason),
         "message": text_or_null(&ending.message),
         "exit_code": ending.exit_code,
@@ -104,7 +93,7 @@ fn attempt(attempt: &v1::Attempt) -> Value {
     json!({
         "number": attempt.number,
         "executor": attempt.executor,
-        "state": end.map_or(Value::Null, |end| state_name(end.outcome).into()),
+        "state": end.map_or(Value::Null, |end| state_name(end.outcome()).into()),
         "reason": end.map_or(Value::Null, |end| text_or_null(&end.reason)),
         "message": end.map_or(Value::Null, |end| text_or_null(&end.message)),
         "exit_code": end.and_then(|end| end.exit_code),
@@ -119,99 +108,16 @@ fn attempt(attempt: &v1::Attempt) -> Value {
     })
 }
 
-/// What a reason means, in plain words; the code itself where this version does not know it.
+/// Why an attempt ended, for a terminal; empty where there is nothing to explain.
 #[must_use]
-pub fn in_words(reason: &str) -> String {
-    use octavius_core::execution::Reason;
-    match reason {
-        Reason::EXIT_CODE => "the job ended with an exit code other than 0",
-        Reason::SIGNAL => "the job was ended by a signal that Octavius did not send",
-        Reason::START_FAILED => "the job's program could not be started",
-        Reason::REQUIREMENT_NOT_MET => "the executor cannot run this job",
-        Reason::SECRET_MISSING => "a secret that the job needs was not found where the executor looked",
-        Reason::SECRET_NOT_OFFERED => "the executor's owner does not offer what a secret is to be taken from",
-        Reason::ENCRYPTION_KEY_MISSING => "the controllers lack the key that its sensitive arguments are encrypted with",
-        Reason::ARGUMENTS_DAMAGED => "its sensitive arguments are not as they were encrypted",
-        Reason::CANCELLED => "someone asked for it to stop",
-        Reason::REJECTED => "somebody who could have approved it said no",
-        Reason::APPROVAL_EXPIRED => "it had not started when its approvals, or the wait for them, ran out",
-        Reason::DEADLINE => "it ran longer than its timeout",
-        Reason::QUEUE_DEADLINE => "it waited in the queue longer than it may",
-        Reason::EXECUTOR_LOST => "its executor was not heard of for too long",
-        Reason::RUNNER_LOST => "what watched over the job ended without leaving its exit code",
-        Reason::IMAGE_PULL => "the job's image could not be pulled",
-        Reason::UNSCHEDULABLE => "no node of the cluster took it in time",
-        Reason::OOM_KILLED => "it used more memory than it may",
-        Reason::EVICTED => "its node threw it out, short of memory or disk",
-        Reason::INFRASTRUCTURE => "what it ran on failed or was taken away",
-        Reason::DELETED_EXTERNALLY => "someone else deleted its Kubernetes Job",
-        Reason::QUOTA => "a quota of its namespace leaves no room for it",
-        Reason::FORBIDDEN => "the cluster, or the executor's configuration, does not allow it",
-        Reason::CONFLICT => "the name that it needs in the cluster is taken by something else",
-        Reason::CLAIM_EXPIRED => "the executor that was chosen did not begin in time",
-        Reason::HANDED_BACK => "the executor gave it back: it is stopping",
-        other => return line(other),
-    }
-    .to_owned()
+pub fn because(ending: &v1::Ending) -> String {
+    line(words::because(&ending.reason, &ending.message))
 }
 
-/// Why the execution is as it is: the controller's sentence, or the code in words; empty where there is nothing to explain.
-#[must_use]
-pub fn because(reason: &str, message: &str) -> String {
-    match (reason.is_empty(), message.is_empty()) {
-        (_, false) => line(message),
-        (false, true) => in_words(reason),
-        (true, true) => String::new(),
-    }
-}
-
-/// One sentence on how an execution stands: `failed after 2s: exit code 3`.
+/// One sentence on how an execution stands, for a terminal: `failed after 2s: exit code 3`.
 #[must_use]
 pub fn sentence(execution: &v1::Execution, now: Timestamp) -> String {
-    sentence_with(execution, None, now)
-}
-
-/// The same, with its place in line: `queued 2m10s, 3rd in line`.
-fn sentence_with(execution: &v1::Execution, wait: Option<&v1::Wait>, now: Timestamp) -> String {
-    let mut name = state_name(execution.state).replace('_', " ");
-    // who asked for it is why, which a message of the executor's does not know
-    let by = (state(execution) == Some(State::Cancelled) && !execution.cancel_requested_by.is_empty())
-        .then(|| format!("cancelled by {}", line(&execution.cancel_requested_by)));
-    if let Some(by) = &by {
-        name.clone_from(by);
-    }
-    let created = from_wire(execution.created_at.as_ref()).unwrap_or(now);
-    let mut text = match from_wire(execution.finished_at.as_ref()) {
-        Some(finished) => format!("{name} after {}", between(created, finished)),
-        None => format!("{name} {}", between(from_wire(execution.state_since.as_ref()).unwrap_or(created), now)),
-    };
-    text.push_str(&wait.map(waiting::place).unwrap_or_default());
-    let plain_exit = execution.reason == octavius_core::execution::Reason::EXIT_CODE && execution.message.is_empty();
-    let because = match execution.exit_code.filter(|_| plain_exit) {
-        Some(code) => format!("exit code {code}"),
-        None => because(&execution.reason, &execution.message),
-    };
-    if !because.is_empty() && by.as_ref() != Some(&because) {
-        text.push_str(": ");
-        text.push_str(&because);
-    }
-    if let Some(code) = execution.exit_code.filter(|&code| code != 0)
-        && !text.contains(&code.to_string())
-    {
-        text.push_str(&format!(" (exit code {code})"));
-    }
-    if !execution.cancel_requested_by.is_empty() && !has_ended(execution) {
-        text.push_str(&format!("; cancel requested by {}", line(&execution.cancel_requested_by)));
-    }
-    text
-}
-
-/// How long an execution has taken, or takes until now.
-#[must_use]
-pub fn duration(execution: &v1::Execution, now: Timestamp) -> String {
-    from_wire(execution.created_at.as_ref())
-        .map(|created| between(created, from_wire(execution.finished_at.as_ref()).unwrap_or(now)))
-        .unwrap_or_default()
+    line(&words::sentence(execution, None, now))
 }
 
 /// The namespace and the name of an attempt's Job, where it runs as one.
@@ -222,13 +128,13 @@ fn in_cluster(runs_as: &str) -> Option<(&str, &str)> {
 /// An execution in whole, for people.
 #[must_use]
 pub fn render(execution: &v1::Execution, wait: Option<&v1::Wait>, commit: &str, now: Timestamp) -> String {
-    let sentence = sentence_with(execution, wait, now);
+    let sentence = line(&words::sentence(execution, wait, now));
     let mut out = format!("{}  {}  {sentence}\n", line(&execution.id), line(&execution.job));
     out.push_str(&wait.map(waiting::render).unwrap_or_default());
     out.push_str(&approvals::render_missing(execution, now));
     let mut facts: Vec<(&str, String)> = vec![
         ("user", execution.user.clone()),
-        ("scheduled", from_wire(execution.tick.as_ref()).map(|tick| format!("for {}", table::time(tick))).unwrap_or_default()),
+        ("scheduled", words::time(execution.tick.as_ref()).map(|tick| format!("for {}", table::time(tick))).unwrap_or_default()),
         ("created", wire_time(execution.created_at.as_ref())),
         ("finished", wire_time(execution.finished_at.as_ref())),
         ("executor", execution.executor.clone()),
@@ -264,26 +170,26 @@ pub fn render(execution: &v1::Execution, wait: Option<&v1::Wait>, commit: &str, 
     }
     for attempt in &execution.attempts {
         // why the last one ended is why the execution did, which the first line says
-        let told = has_ended(execution) && execution.attempts.last().is_some_and(|last| last.number == attempt.number);
+        let told = has_ended(execution.state()) && execution.attempts.last().is_some_and(|last| last.number == attempt.number);
         if let Some(ending) = attempt.ending.as_ref().filter(|_| !told) {
-            let because = because(&ending.reason, &ending.message);
+            let because = because(ending);
             if !because.is_empty() {
-                out.push_str(&format!("attempt {} {}: {because}\n", attempt.number, state_name(ending.outcome)));
+                out.push_str(&format!("attempt {} {}: {because}\n", attempt.number, state_name(ending.outcome())));
             }
         }
         if let Some(late) = &attempt.late {
-            let because = because(&late.reason, &late.message);
+            let because = because(late);
             let because = if because.is_empty() { String::new() } else { format!(": {because}") };
             out.push_str(&format!(
                 "attempt {} was given up, and reported later: {}{because}\n",
                 attempt.number,
-                state_name(late.outcome)
+                state_name(late.outcome())
             ));
         }
     }
     let id = &line(&execution.id);
     // once it has ended, the executor deletes it
-    if let Some((namespace, name)) = place.filter(|_| !has_ended(execution)) {
+    if let Some((namespace, name)) = place.filter(|_| !has_ended(execution.state())) {
         out.push_str(&line(&format!("in its cluster: kubectl -n {} get job {}", shell_quoted(namespace), shell_quoted(name))));
         out.push('\n');
     }
@@ -301,9 +207,9 @@ pub fn render(execution: &v1::Execution, wait: Option<&v1::Wait>, commit: &str, 
 
 /// The attempts in a table of 80 columns: the date is above, and here only where it is another one.
 fn timeline(execution: &v1::Execution) -> String {
-    let created = from_wire(execution.created_at.as_ref());
+    let created = words::time(execution.created_at.as_ref());
     let day = |at: Timestamp| at.strftime("%Y-%m-%d").to_string();
-    let clock = |at: Option<&prost_types::Timestamp>| match from_wire(at) {
+    let clock = |at: Option<&prost_types::Timestamp>| match words::time(at) {
         None => String::new(),
         Some(at) if created.is_some_and(|created| day(created) == day(at)) => at.strftime("%H:%M:%S").to_string(),
         Some(at) => at.strftime("%m-%d %H:%M").to_string(),
@@ -316,7 +222,7 @@ fn timeline(execution: &v1::Execution) -> String {
             clock(attempt.starting_at.as_ref()),
             clock(attempt.running_at.as_ref()),
             clock(attempt.ended_at.as_ref()),
-            attempt.ending.as_ref().map(|ending| state_name(ending.outcome).to_owned()).unwrap_or_default(),
+            attempt.ending.as_ref().map(|ending| state_name(ending.outcome()).to_owned()).unwrap_or_default(),
         ]
     });
     table::render(&["ATTEMPT", "EXECUTOR", "CLAIMED", "STARTING", "RUNNING", "ENDED", "OUTCOME"], rows, None)
@@ -370,22 +276,6 @@ mod tests {
     #[test]
     fn an_ended_execution_in_whole() {
         insta::assert_snapshot!(render(&failed(), None, &"4be07d1".repeat(6), at(1000)));
-    }
-
-    #[test]
-    fn what_was_cancelled_says_by_whom_once() {
-        let mut execution = failed();
-        execution.state = v1::ExecutionState::Cancelled.into();
-        (execution.reason, execution.exit_code) = ("CANCELLED".into(), None);
-        execution.cancel_requested_by = "ann".into();
-        for (message, expected) in [
-            ("cancelled by ann", "cancelled by ann after 2m10s"),
-            ("stopped as requested", "cancelled by ann after 2m10s: stopped as requested"),
-            ("", "cancelled by ann after 2m10s: someone asked for it to stop"),
-        ] {
-            execution.message = message.to_owned();
-            assert_eq!(sentence(&execution, at(1000)), expected);
-        }
     }
 
     #[test]

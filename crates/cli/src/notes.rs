@@ -7,12 +7,12 @@ use futures::StreamExt as _;
 use octavius_catalog::render::Note;
 use octavius_catalog::{Action, Change, Plan};
 use octavius_core::{JobName, State, Timestamp};
+use octavius_proto::words::{self, between};
 use octavius_proto::{to_state, v1};
 use serde_json::{Value, json};
 
 use crate::error::Outcome;
 use crate::session::Session;
-use crate::table::{between, from_wire};
 
 /// Most jobs about whose executions is asked: each takes a call or two.
 const NOTED: usize = 50;
@@ -56,7 +56,7 @@ async fn of(session: &Session, change: &Change) -> Outcome<Runs> {
     let last = match change.action {
         Action::Removed | Action::Blocked => {
             let newest = ask(Vec::new(), 1).await?;
-            newest.executions.first().and_then(|last| from_wire(last.created_at.as_ref()))
+            newest.executions.first().and_then(|last| words::time(last.created_at.as_ref()))
         }
         Action::Added | Action::Changed => None,
     };

@@ -2,12 +2,10 @@
 
 use octavius_core::Timestamp;
 use octavius_core::definition::Schedule;
-use octavius_core::schedule::Ticks;
-use octavius_proto::v1;
+use octavius_proto::{v1, words};
 use serde_json::{Value, json};
 
 use crate::sanitize::line;
-use crate::table::{between, from_wire};
 
 /// What the controller says of a job's schedule.
 #[derive(Debug, Default)]
@@ -22,7 +20,7 @@ impl Planned {
     /// Takes it from the controller's answer.
     #[must_use]
     pub fn of(response: &v1::GetJobResponse) -> Self {
-        let next = response.next_runs.iter().filter_map(|at| from_wire(Some(at))).collect();
+        let next = response.next_runs.iter().filter_map(|at| words::time(Some(at))).collect();
         Self { next, skipped: response.last_skipped.clone() }
     }
 
@@ -31,7 +29,7 @@ impl Planned {
     pub fn to_json(&self) -> (Value, Value) {
         let skipped = self.skipped.as_ref().map(|skipped| {
             json!({
-                "tick": from_wire(skipped.tick.as_ref()).map(|at| at.to_string()),
+                "tick": words::time(skipped.tick.as_ref()).map(|at| at.to_string()),
                 "because": skipped.because,
                 "execution": (!skipped.execution.is_empty()).then_some(&skipped.execution),
             })
@@ -42,28 +40,10 @@ impl Planned {
     /// The lines that people read.
     #[must_use]
     pub fn lines(&self, schedule: &Schedule, now: Timestamp) -> Vec<String> {
-        let ticks = Ticks::of(schedule).ok();
-        // A controller of another version may know what this one does not: then in UTC.
-        let shown = |at: Timestamp| match &ticks {
-            Some(ticks) => at.to_zoned(ticks.zone().clone()).strftime("%a %Y-%m-%d %H:%M %z").to_string(),
-            None => at.strftime("%a %Y-%m-%d %H:%M +0000").to_string(),
-        };
-        let zone = schedule.time_zone.as_deref().unwrap_or("UTC");
-        let next = self.next.first().map(|next| format!(", next in {}", between(now, *next))).unwrap_or_default();
-        let mut lines = vec![line(&format!("scheduled at {} ({zone}){next}", schedule.cron))];
-        lines.extend(self.next.iter().map(|at| format!("  {}", shown(*at))));
-        if let Some(skipped) = &self.skipped {
-            let tick = from_wire(skipped.tick.as_ref()).map(shown).unwrap_or_default();
-            let because = match skipped.because.as_str() {
-                "overlap" => format!("execution {} of a tick before had not ended", skipped.execution),
-                "missed" => "no controller ran, or the store had no room".to_owned(),
-                "full" => "as many executions ran as the job allows".to_owned(),
-                "paused" => "the job was paused".to_owned(),
-                "arguments" => "the job has arguments that somebody must give".to_owned(),
-                other => other.to_owned(),
-            };
-            lines.push(line(&format!("last skipped {tick}: {because}")));
-        }
+        let told = words::schedule(schedule, &self.next, self.skipped.as_ref(), now);
+        let mut lines = vec![line(&told.schedule)];
+        lines.extend(told.ticks.iter().map(|tick| format!("  {tick}")));
+        lines.extend(told.skipped.map(|skipped| line(&skipped)));
         lines
     }
 }

@@ -1,8 +1,7 @@
-//! Tables without borders, as `kubectl` has them; times and durations as they stand in them.
+//! Tables without borders, as `kubectl` has them; times as they stand in them.
 
-use std::time::Duration;
-
-use octavius_core::{HumanDuration, Timestamp};
+use octavius_core::Timestamp;
+use octavius_proto::words;
 use unicode_width::{UnicodeWidthChar as _, UnicodeWidthStr as _};
 
 use crate::sanitize;
@@ -133,33 +132,7 @@ pub fn time(at: Timestamp) -> String {
 /// A time of the wire, empty where there is none.
 #[must_use]
 pub fn wire_time(at: Option<&prost_types::Timestamp>) -> String {
-    from_wire(at).map(time).unwrap_or_default()
-}
-
-/// A time of the wire; one out of range counts as none.
-#[must_use]
-pub fn from_wire(at: Option<&prost_types::Timestamp>) -> Option<Timestamp> {
-    at.and_then(|at| Timestamp::new(at.seconds, at.nanos).ok())
-}
-
-/// The time between two moments with its two largest units: `2m10s`, `340ms`.
-#[must_use]
-pub fn between(from: Timestamp, to: Timestamp) -> String {
-    let length = Duration::try_from(to.duration_since(from)).unwrap_or_default();
-    short(length)
-}
-
-/// A duration with its two largest units.
-#[must_use]
-pub fn short(length: Duration) -> String {
-    let seconds = length.as_secs();
-    let kept = match seconds {
-        0 => Duration::from_millis(u64::try_from(length.as_millis()).unwrap_or(u64::MAX)),
-        1..=3599 => Duration::from_secs(seconds),
-        3600..=86_399 => Duration::from_secs(seconds / 60 * 60),
-        _ => Duration::from_secs(seconds / 3600 * 3600),
-    };
-    HumanDuration::new(kept).to_string()
+    words::time(at).map(time).unwrap_or_default()
 }
 
 #[cfg(test)]
@@ -219,14 +192,5 @@ mod tests {
     #[test]
     fn cells_cannot_move_the_cursor() {
         assert!(!render(&["A"], [vec!["x\u{1b}[2Jy".into()]], None).contains('\u{1b}'));
-    }
-
-    #[test]
-    fn durations_are_short() {
-        for (millis, text) in
-            [(0, "0s"), (340, "340ms"), (2_500, "2s"), (130_000, "2m10s"), (3_700_000, "1h1m"), (90_061_000, "1d1h")]
-        {
-            assert_eq!(short(Duration::from_millis(millis)), text);
-        }
     }
 }

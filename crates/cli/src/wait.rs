@@ -4,10 +4,11 @@ use std::time::Duration;
 
 use octavius_core::State;
 use octavius_proto::v1;
+use octavius_proto::words::has_ended;
 use tokio::time::Instant;
 
 use crate::error::{Failure, Outcome};
-use crate::execution::{has_ended, state};
+use crate::execution::state;
 use crate::exit::Exit;
 use crate::session::{Patience, Session};
 
@@ -16,7 +17,7 @@ use crate::session::{Patience, Session};
 /// # Errors
 /// Where the controller refuses, or is away for too long.
 pub async fn until_ended(session: &Session, id: &str) -> Outcome<v1::Execution> {
-    watch(session, id, has_ended).await
+    watch(session, id, |execution| has_ended(execution.state())).await
 }
 
 /// An execution as it is now.
@@ -51,7 +52,7 @@ async fn watch_once(
     let opened = Instant::now();
     while let Some(message) = patience.next(&mut stream, opened).await? {
         if let Some(execution) = message.execution
-            && (has_ended(&execution) || wanted(&execution))
+            && (has_ended(execution.state()) || wanted(&execution))
         {
             return Ok(Some(execution));
         }

@@ -1,8 +1,6 @@
-//! Why an execution waits, as it is shown: as JSON, in the first line, and a line for each cause.
+//! Why an execution waits, as it is shown: as JSON, and in a line for each cause.
 
-use octavius_core::Wait;
-use octavius_core::wait::cause;
-use octavius_proto::v1;
+use octavius_proto::{v1, words};
 use serde_json::{Value, json};
 use unicode_width::UnicodeWidthStr as _;
 
@@ -24,41 +22,17 @@ pub fn to_json(wait: &v1::Wait) -> Value {
     json!({ "ahead": wait.ahead, "causes": wait.causes.iter().map(cause).collect::<Vec<_>>() })
 }
 
-/// The place in line, behind what it is said of: `, 3rd in line`. Who is first is told nothing: he waits for something else.
-#[must_use]
-pub fn place(wait: &v1::Wait) -> String {
-    match wait.ahead {
-        0 => String::new(),
-        Wait::AHEAD_COUNTED.. => format!(", behind {} or more", Wait::AHEAD_COUNTED),
-        ahead => format!(", {} in line", ordinal(ahead + 1)),
-    }
-}
-
-fn ordinal(number: u32) -> String {
-    let ending = match (number % 10, number % 100) {
-        (_, 11..=13) => "th",
-        (1, _) => "st",
-        (2, _) => "nd",
-        (3, _) => "rd",
-        _ => "th",
-    };
-    format!("{number}{ending}")
-}
-
 /// A line for each cause, but for the place in line, which the first line tells.
 #[must_use]
 pub fn render(wait: &v1::Wait) -> String {
     if wait.causes.is_empty() {
         return "an executor has room: it is about to be handed out\n".to_owned();
     }
-    // the nearest of those that do not match stands in the sentence
-    let named = |cause: &v1::WaitCause| cause.code != cause::NO_MATCHING_EXECUTOR && !cause.executor.is_empty();
-    let width =
-        wait.causes.iter().filter(|cause| named(cause)).map(|cause| line(&cause.executor).width()).max().unwrap_or_default();
+    let causes: Vec<_> = words::causes(wait).into_iter().map(|(executor, cause)| (line(executor), cause)).collect();
+    let width = causes.iter().map(|(executor, _)| executor.width()).max().unwrap_or_default();
     let mut out = String::new();
-    for cause in wait.causes.iter().filter(|cause| cause.code != cause::AHEAD) {
-        if named(cause) {
-            let executor = line(&cause.executor);
+    for (executor, cause) in causes {
+        if !executor.is_empty() {
             out.push_str(&format!("{executor}{:pad$}  ", "", pad = width - executor.width()));
         }
         out.push_str(&format!("{}\n", line(&cause.message)));
@@ -69,17 +43,7 @@ pub fn render(wait: &v1::Wait) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn the_place_in_line_is_told_from_the_second_on() {
-        let place = |ahead| place(&v1::Wait { ahead, causes: Vec::new() });
-        assert_eq!((place(0), place(1), place(2)), (String::new(), ", 2nd in line".into(), ", 3rd in line".into()));
-        assert_eq!(
-            (place(10), place(20), place(111)),
-            (", 11th in line".into(), ", 21st in line".into(), ", 112th in line".into())
-        );
-        assert_eq!(place(1000), ", behind 1000 or more");
-    }
+    use octavius_core::wait::cause;
 
     #[test]
     fn the_nearest_executor_is_named_once() {

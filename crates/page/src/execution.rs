@@ -40,8 +40,9 @@ impl Shown {
         Ok(Self { execution, wait: told.wait, now })
     }
 
-    fn sentence(&self) -> String {
-        words::sentence(&self.execution, self.wait.as_ref(), self.now)
+    /// How it stands, behind its state, which has a sign of its own.
+    fn after_state(&self) -> String {
+        words::after_state(&self.execution, self.wait.as_ref(), self.now)
     }
 
     pub(crate) fn has_ended(&self) -> bool {
@@ -59,11 +60,7 @@ impl Shown {
 
     /// Each cause of its wait, but for the place in line, which the sentence tells: the executor that it is about, and what is so.
     fn causes(&self) -> Vec<(&str, &v1::WaitCause)> {
-        use octavius_core::wait::cause;
-        let causes = self.wait.as_ref().map(|wait| wait.causes.as_slice()).unwrap_or_default();
-        let named = |cause: &'_ v1::WaitCause| cause.code != cause::NO_MATCHING_EXECUTOR;
-        let shown = causes.iter().filter(|cause| cause.code != cause::AHEAD);
-        shown.map(|cause| (if named(cause) { cause.executor.as_str() } else { "" }, cause)).collect()
+        self.wait.as_ref().map(words::causes).unwrap_or_default()
     }
 
     pub(crate) fn arguments(&self) -> Vec<(&String, &String)> {

@@ -5,30 +5,12 @@ use axum::extract::Path;
 use axum::response::Response;
 use http::StatusCode;
 use octavius_core::Timestamp;
-use octavius_proto::v1::{self, ExecutorState};
+use octavius_proto::v1;
 
 use crate::session::Visitor;
 use crate::shell::{Who, html};
 use crate::show;
 use crate::trouble::Trouble;
-
-/// The state in a word.
-fn word_of(executor: &v1::Executor) -> &'static str {
-    match executor.state() {
-        ExecutorState::Registered => "registered",
-        ExecutorState::Active => "active",
-        ExecutorState::Expired => "expired",
-        ExecutorState::Draining => "draining",
-        ExecutorState::Unspecified => "unknown",
-    }
-}
-
-/// The state as people read it: one that is away and drains is both.
-fn state_of(executor: &v1::Executor) -> String {
-    let state = word_of(executor);
-    let both = executor.draining.is_some() && executor.state() != ExecutorState::Draining;
-    if both { format!("{state}, draining") } else { state.to_owned() }
-}
 
 #[derive(Template)]
 #[template(path = "executors.html")]

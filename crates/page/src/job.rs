@@ -9,7 +9,6 @@ use axum::extract::Path;
 use axum::response::Response;
 use http::StatusCode;
 use octavius_core::definition::Logs;
-use octavius_core::schedule::Ticks;
 use octavius_core::{JobDefinition, Timestamp};
 use octavius_proto::{Fault, v1, words};
 use tonic::Code;
@@ -68,6 +67,7 @@ impl Job {
         let runs = if job.executor.is_empty() { String::new() } else { octavius_core::label::pool(&job.executor).to_string() };
         let facts = [
             ("groups", groups.collect::<Vec<_>>().join(", ")),
+            ("approvals", job.approvals.as_ref().map(ToString::to_string).unwrap_or_default()),
             ("secrets", secrets.collect::<Vec<_>>().join(", ")),
             ("runs", runs),
             ("timeout", job.timeout.map(|timeout| timeout.to_string()).unwrap_or_default()),
@@ -84,21 +84,9 @@ impl Job {
     /// When it runs by itself, in its own time zone; empty for never.
     fn schedule(&self, now: Timestamp) -> Vec<String> {
         let Some(schedule) = &self.definition.schedule else { return Vec::new() };
-        let ticks = Ticks::of(schedule).ok();
-        let shown = |at: Timestamp| match &ticks {
-            Some(ticks) => at.to_zoned(ticks.zone().clone()).strftime("%a %Y-%m-%d %H:%M %z").to_string(),
-            None => at.strftime("%a %Y-%m-%d %H:%M +0000").to_string(),
-        };
-        let zone = schedule.time_zone.as_deref().unwrap_or("UTC");
         let next: Vec<Timestamp> = self.next_runs.iter().filter_map(|at| words::time(Some(at))).collect();
-        let soon = next.first().map(|next| format!(", next in {}", words::between(now, *next))).unwrap_or_default();
-        let mut lines = vec![format!("scheduled at {} ({zone}){soon}", schedule.cron)];
-        lines.extend(next.into_iter().map(shown));
-        if let Some(skipped) = &self.last_skipped {
-            let tick = words::time(skipped.tick.as_ref()).map(shown).unwrap_or_default();
-            lines.push(format!("last skipped {tick}: {}", skipped_because(skipped)));
-        }
-        lines
+        let told = words::schedule(schedule, &next, self.last_skipped.as_ref(), now);
+        [told.schedule].into_iter().chain(told.ticks).chain(told.skipped).collect()
     }
 
     /// Where it comes from: `catalog/a.yaml:3`.
@@ -129,17 +117,6 @@ fn logs_of(logs: &Logs) -> String {
         keep_bytes.map(|size| format!("{size} in all")),
     ];
     parts.into_iter().flatten().collect::<Vec<_>>().join(", ")
-}
-
-fn skipped_because(skipped: &v1::SkippedTick) -> String {
-    match skipped.because.as_str() {
-        "overlap" => format!("execution {} of a tick before had not ended", skipped.execution),
-        "missed" => "no controller ran, or the store had no room".to_owned(),
-        "full" => "as many executions ran as the job allows".to_owned(),
-        "paused" => "the job was paused".to_owned(),
-        "arguments" => "the job has arguments that somebody must give".to_owned(),
-        other => other.to_owned(),
-    }
 }
 
 #[derive(Template)]

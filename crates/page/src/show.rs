@@ -3,8 +3,8 @@
 use std::fmt;
 
 use askama::filters::HtmlSafe;
-use octavius_core::Timestamp;
-use octavius_proto::v1::ExecutionState;
+use octavius_core::{ExecutionId, Timestamp};
+use octavius_proto::v1::{Execution, ExecutionState};
 use octavius_proto::words;
 
 /// A moment, in UTC and from now: `3m ago 2026-11-29 16:05:59 UTC`.
@@ -42,7 +42,7 @@ impl HtmlSafe for State {}
 impl fmt::Display for State {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let name = words::state_name(self.0);
-        write!(f, "<span class=\"state\" data-state=\"{name}\">{}</span>", name.replace('_', " "))
+        write!(f, "<span class=\"state\" data-state=\"{name}\">{}</span>", words::spoken(self.0))
     }
 }
 
@@ -58,10 +58,15 @@ pub(crate) fn pairs<'a>(pairs: impl IntoIterator<Item = (&'a String, &'a String)
     pairs.join(", ")
 }
 
+/// An execution where a whole id is too much to listen to: its job, and the end of its id.
+pub(crate) fn called(execution: &Execution) -> String {
+    let end = execution.id.parse().map_or_else(|_| execution.id.clone(), ExecutionId::short);
+    format!("{} {end}", execution.job)
+}
+
 /// How long an execution has taken, or takes until now.
-pub(crate) fn duration(execution: &octavius_proto::v1::Execution, now: &Timestamp) -> String {
-    let end = words::time(execution.finished_at.as_ref()).unwrap_or(*now);
-    words::time(execution.created_at.as_ref()).map(|created| words::between(created, end)).unwrap_or_default()
+pub(crate) fn duration(execution: &Execution, now: &Timestamp) -> String {
+    words::duration(execution, *now)
 }
 
 /// The commit of a revision, short, and whether files differed from it: `4be07d1, changed`.

@@ -5,7 +5,7 @@ use axum::extract::Request;
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 use http::{HeaderMap, Method, StatusCode};
-use octavius_proto::{Fault, reason};
+use octavius_proto::{Fault, reason, words};
 use tonic::Code;
 use url::form_urlencoded;
 
@@ -80,12 +80,10 @@ impl From<tonic::Status> for Trouble {
 impl From<Fault> for Trouble {
     fn from(fault: Fault) -> Self {
         let status = status_of(&fault);
-        let message =
-            if fault.message.is_empty() { format!("the controller answered {:?}", fault.code) } else { fault.message.clone() };
-        let details = fault.violations.iter().map(|violation| violation.description.clone());
-        let details = details.filter(|detail| !detail.is_empty() && !message.contains(detail.as_str())).collect();
+        let message = words::failed(&fault).into_owned();
+        let details = words::details(&fault).into_iter().map(str::to_owned).collect();
         let nearest = fault.fact("nearest").map(|nearest| format!("did you mean {nearest}?"));
-        let hint = nearest.or_else(|| hint_for(&fault).map(str::to_owned));
+        let hint = nearest.or_else(|| words::hint(&fault).or_else(|| hint_for(&fault)).map(str::to_owned));
         Self { status, details, hint, signs_in: fault.code == Code::Unauthenticated, message }
     }
 }
@@ -103,22 +101,20 @@ fn status_of(fault: &Fault) -> StatusCode {
     }
 }
 
-/// What to do next: what the command line says, in the places that this page has.
+/// What to do next in the places that this page has, where [`words::hint`] has nothing.
 fn hint_for(fault: &Fault) -> Option<&'static str> {
     Some(match fault.reason.as_str() {
         reason::JOB_NOT_FOUND => "the catalogue shows the jobs that you may see",
         reason::EXECUTION_NOT_FOUND => "executions shows yours, and everyone's with all",
-        reason::AMBIGUOUS_ID => "give more of its last characters",
         reason::UNAUTHENTICATED => "sign in again; an admin makes a token with `octavius tokens create`",
         reason::NOT_PERMITTED => "your role and groups stand at the top of the page; an admin can give you others",
         reason::CONCURRENCY_LIMIT => "wait for one of them, or cancel it",
-        reason::STOPPING | reason::STORE_UNAVAILABLE | reason::RATE_LIMITED | reason::SLOW_MESSAGE => "try again in a moment",
-        reason::STORE_FULL => "the store has no room left: an operator must free some",
+        reason::RATE_LIMITED | reason::SLOW_MESSAGE => words::TRY_AGAIN,
         reason::KEY_REUSED | reason::ID_TAKEN => "load the form again and send it once",
         _ if fault.violations.iter().any(|violation| violation.field == "id") => {
             "the page may have been open for more than two hours: load it again, and send the form once more"
         }
-        _ if fault.code == Code::Unavailable => "try again in a moment",
+        _ if fault.code == Code::Unavailable => words::TRY_AGAIN,
         _ => return None,
     })
 }

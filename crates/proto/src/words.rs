@@ -1,12 +1,20 @@
-//! Executions in words: the same on the command line and on the page. Texts that come from elsewhere stand in them as they are; whoever shows
-//! them makes them harmless for where they are shown.
+//! Executions, executors, schedules and faults in words: the same on the command line and on the page. Texts that come from elsewhere stand
+//! in them as they are; whoever shows them makes them harmless for where they are shown.
 
+use std::borrow::Cow;
 use std::time::Duration;
 
 use jiff::Timestamp;
+use octavius_core::definition::Schedule;
+use octavius_core::schedule::Ticks;
+use octavius_core::wait::cause;
 use octavius_core::{HumanDuration, Wait};
 
-use crate::v1::{self, ExecutionState};
+use crate::v1::{self, ExecutionState, ExecutorState};
+use crate::{Fault, reason};
+
+/// What to do about something that passes by itself.
+pub const TRY_AGAIN: &str = "try again in a moment";
 
 /// The state's name, as output and addresses write it; `unknown` for one that this version does not know.
 #[must_use]
@@ -24,6 +32,32 @@ pub const fn state_name(state: ExecutionState) -> &'static str {
         ExecutionState::Lost => "lost",
         ExecutionState::Unspecified => "unknown",
     }
+}
+
+/// The state's name as people say it: `timed out`.
+#[must_use]
+pub fn spoken(state: ExecutionState) -> String {
+    state_name(state).replace('_', " ")
+}
+
+/// The name of an executor's state; `unknown` for one that this version does not know.
+#[must_use]
+pub const fn executor_state_name(state: ExecutorState) -> &'static str {
+    match state {
+        ExecutorState::Registered => "registered",
+        ExecutorState::Active => "active",
+        ExecutorState::Expired => "expired",
+        ExecutorState::Draining => "draining",
+        ExecutorState::Unspecified => "unknown",
+    }
+}
+
+/// An executor's state as people read it: one that is away and drains is both.
+#[must_use]
+pub fn executor_state(executor: &v1::Executor) -> String {
+    let state = executor_state_name(executor.state());
+    let both = executor.draining.is_some() && executor.state() != ExecutorState::Draining;
+    if both { format!("{state}, draining") } else { state.to_owned() }
 }
 
 /// Every state that has a name, in the order of an execution's life.
@@ -73,6 +107,13 @@ pub fn short(length: Duration) -> String {
     HumanDuration::new(kept).to_string()
 }
 
+/// How long an execution has taken, or takes until now; empty where it is not known when it was created.
+#[must_use]
+pub fn duration(execution: &v1::Execution, now: Timestamp) -> String {
+    let end = time(execution.finished_at.as_ref()).unwrap_or(now);
+    time(execution.created_at.as_ref()).map(|created| between(created, end)).unwrap_or_default()
+}
+
 /// What a reason means, in plain words; the code itself where this version does not know it.
 #[must_use]
 pub fn in_words(reason: &str) -> &str {
@@ -87,6 +128,8 @@ pub fn in_words(reason: &str) -> &str {
         Reason::ENCRYPTION_KEY_MISSING => "the controllers lack the key that its sensitive arguments are encrypted with",
         Reason::ARGUMENTS_DAMAGED => "its sensitive arguments are not as they were encrypted",
         Reason::CANCELLED => "someone asked for it to stop",
+        Reason::REJECTED => "somebody who could have approved it said no",
+        Reason::APPROVAL_EXPIRED => "it had not started when its approvals, or the wait for them, ran out",
         Reason::DEADLINE => "it ran longer than its timeout",
         Reason::QUEUE_DEADLINE => "it waited in the queue longer than it may",
         Reason::EXECUTOR_LOST => "its executor was not heard of for too long",
@@ -137,28 +180,40 @@ fn ordinal(number: u32) -> String {
     format!("{number}{ending}")
 }
 
+/// Each cause of a wait, but for the place in line, which the sentence tells: the executor that stands before it, and the cause. The executor
+/// is empty where there is none, and where the sentence names it: the nearest of those that do not match.
+#[must_use]
+pub fn causes(wait: &v1::Wait) -> Vec<(&str, &v1::WaitCause)> {
+    let told = wait.causes.iter().filter(|cause| cause.code != cause::AHEAD);
+    told.map(|cause| (if cause.code == cause::NO_MATCHING_EXECUTOR { "" } else { cause.executor.as_str() }, cause)).collect()
+}
+
 /// One sentence on how an execution stands, with its place in line: `failed after 2s: exit code 3`, `queued 2m10s, 3rd in line`.
 #[must_use]
 pub fn sentence(execution: &v1::Execution, wait: Option<&v1::Wait>, now: Timestamp) -> String {
-    let mut name = state_name(execution.state()).replace('_', " ");
+    format!("{} {}", spoken(execution.state()), after_state(execution, wait, now))
+}
+
+/// The rest of [`sentence`], for where the state stands before it already: `after 2s: exit code 3`.
+#[must_use]
+pub fn after_state(execution: &v1::Execution, wait: Option<&v1::Wait>, now: Timestamp) -> String {
     // who asked for it is why, which a message of the executor's does not know
     let by = (execution.state() == ExecutionState::Cancelled && !execution.cancel_requested_by.is_empty())
-        .then(|| format!("cancelled by {}", execution.cancel_requested_by));
-    if let Some(by) = &by {
-        name.clone_from(by);
-    }
+        .then(|| format!("by {}", execution.cancel_requested_by));
+    let mut text = by.as_ref().map(|by| format!("{by} ")).unwrap_or_default();
     let created = time(execution.created_at.as_ref()).unwrap_or(now);
-    let mut text = match time(execution.finished_at.as_ref()) {
-        Some(finished) => format!("{name} after {}", between(created, finished)),
-        None => format!("{name} {}", between(time(execution.state_since.as_ref()).unwrap_or(created), now)),
-    };
+    text.push_str(&match time(execution.finished_at.as_ref()) {
+        Some(finished) => format!("after {}", between(created, finished)),
+        None => between(time(execution.state_since.as_ref()).unwrap_or(created), now),
+    });
     text.push_str(&wait.map(place).unwrap_or_default());
     let plain_exit = execution.reason == octavius_core::execution::Reason::EXIT_CODE && execution.message.is_empty();
     let because = match execution.exit_code.filter(|_| plain_exit) {
         Some(code) => format!("exit code {code}"),
         None => because(&execution.reason, &execution.message).to_owned(),
     };
-    if !because.is_empty() && by.as_ref() != Some(&because) {
+    let is_told = by.is_some_and(|by| because.strip_prefix("cancelled ") == Some(by.as_str()));
+    if !because.is_empty() && !is_told {
         text.push_str(": ");
         text.push_str(&because);
     }
@@ -171,6 +226,79 @@ pub fn sentence(execution: &v1::Execution, wait: Option<&v1::Wait>, now: Timesta
         text.push_str(&format!("; cancel requested by {}", execution.cancel_requested_by));
     }
     text
+}
+
+/// When a job runs by itself, in its schedule's own time zone.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ScheduleLines {
+    /// The schedule, and how long it is until it is due: `scheduled at 0 3 * * * (Asia/Jakarta), next in 5h6m`.
+    pub schedule: String,
+    /// The next ticks, a line each: `Mon 2026-11-30 03:00 +0700`.
+    pub ticks: Vec<String>,
+    /// The last tick without execution, and why it has none; none where there was no such tick.
+    pub skipped: Option<String>,
+}
+
+/// A schedule, its next ticks and the last one that was skipped.
+#[must_use]
+pub fn schedule(schedule: &Schedule, next: &[Timestamp], skipped: Option<&v1::SkippedTick>, now: Timestamp) -> ScheduleLines {
+    let ticks = Ticks::of(schedule).ok();
+    // A controller of another version may know what this one does not: then in UTC.
+    let shown = |at: Timestamp| match &ticks {
+        Some(ticks) => at.to_zoned(ticks.zone().clone()).strftime("%a %Y-%m-%d %H:%M %z").to_string(),
+        None => at.strftime("%a %Y-%m-%d %H:%M +0000").to_string(),
+    };
+    let zone = schedule.time_zone.as_deref().unwrap_or("UTC");
+    let soon = next.first().map(|next| format!(", next in {}", between(now, *next))).unwrap_or_default();
+    ScheduleLines {
+        schedule: format!("scheduled at {} ({zone}){soon}", schedule.cron),
+        ticks: next.iter().map(|at| shown(*at)).collect(),
+        skipped: skipped.map(|skipped| {
+            let tick = time(skipped.tick.as_ref()).map(shown).unwrap_or_default();
+            format!("last skipped {tick}: {}", skipped_because(skipped))
+        }),
+    }
+}
+
+/// Why a tick has no execution; the controller's own word where this version does not know it.
+fn skipped_because(skipped: &v1::SkippedTick) -> String {
+    match skipped.because.as_str() {
+        "overlap" => format!("execution {} of a tick before had not ended", skipped.execution),
+        "missed" => "no controller ran, or the store had no room".to_owned(),
+        "full" => "as many executions ran as the job allows".to_owned(),
+        "paused" => "the job was paused".to_owned(),
+        "arguments" => "the job has arguments that somebody must give".to_owned(),
+        other => other.to_owned(),
+    }
+}
+
+/// What failed; the code where the controller says no more.
+#[must_use]
+pub fn failed(fault: &Fault) -> Cow<'_, str> {
+    if fault.message.is_empty() {
+        format!("the controller answered {:?}", fault.code).into()
+    } else {
+        fault.message.as_str().into()
+    }
+}
+
+/// What is wrong with the input, each thing by itself; what [`failed`] says already is left out.
+#[must_use]
+pub fn details(fault: &Fault) -> Vec<&str> {
+    let failed = failed(fault);
+    let details = fault.violations.iter().map(|violation| violation.description.as_str());
+    details.filter(|detail| !detail.is_empty() && !failed.contains(detail)).collect()
+}
+
+/// What to do next about a fault, where that is the same for everyone; none where it depends on what they asked with.
+#[must_use]
+pub fn hint(fault: &Fault) -> Option<&'static str> {
+    Some(match fault.reason.as_str() {
+        reason::AMBIGUOUS_ID => "give more of its last characters",
+        reason::STOPPING | reason::STORE_UNAVAILABLE => TRY_AGAIN,
+        reason::STORE_FULL => "the store has no room left: an operator must free some",
+        _ => return None,
+    })
 }
 
 #[cfg(test)]
@@ -208,5 +336,77 @@ mod tests {
         execution.cancel_requested_by = "ann".to_owned();
         execution.message = "cancelled by ann".to_owned();
         assert_eq!(sentence(&execution, None, at(9)), "cancelled by ann after 2s");
+    }
+
+    #[test]
+    fn what_was_cancelled_says_by_whom_once() {
+        let mut execution = v1::Execution {
+            state: ExecutionState::Cancelled.into(),
+            created_at: Some(crate::to_timestamp(at(0))),
+            finished_at: Some(crate::to_timestamp(at(130))),
+            reason: "CANCELLED".to_owned(),
+            cancel_requested_by: "ann".to_owned(),
+            ..Default::default()
+        };
+        for (message, expected) in [
+            ("cancelled by ann", "cancelled by ann after 2m10s"),
+            ("stopped as requested", "cancelled by ann after 2m10s: stopped as requested"),
+            ("", "cancelled by ann after 2m10s: someone asked for it to stop"),
+        ] {
+            execution.message = message.to_owned();
+            assert_eq!(sentence(&execution, None, at(1000)), expected);
+        }
+    }
+
+    #[test]
+    fn every_reason_is_put_into_words() {
+        for reason in octavius_core::execution::Reason::ALL {
+            assert_ne!(in_words(reason), *reason, "people would be shown the code");
+        }
+        assert_eq!(in_words("OF_A_NEWER_CONTROLLER"), "OF_A_NEWER_CONTROLLER");
+    }
+
+    #[test]
+    fn durations_are_short() {
+        for (millis, text) in
+            [(0, "0s"), (340, "340ms"), (2_500, "2s"), (130_000, "2m10s"), (3_700_000, "1h1m"), (90_061_000, "1d1h")]
+        {
+            assert_eq!(short(Duration::from_millis(millis)), text);
+        }
+    }
+
+    #[test]
+    fn the_place_in_line_is_told_from_the_second_on() {
+        let place = |ahead| place(&v1::Wait { ahead, causes: Vec::new() });
+        assert_eq!((place(0), place(1), place(2)), (String::new(), ", 2nd in line".into(), ", 3rd in line".into()));
+        assert_eq!(
+            (place(10), place(20), place(111)),
+            (", 11th in line".into(), ", 21st in line".into(), ", 112th in line".into())
+        );
+        assert_eq!(place(1000), ", behind 1000 or more");
+    }
+
+    #[test]
+    fn a_tick_that_was_skipped_says_why_and_a_newer_controllers_word_stays() {
+        let schedule: Schedule = serde_json::from_value(serde_json::json!({"cron": "0 3 * * *"})).unwrap();
+        for (because, expected) in [
+            ("paused", "last skipped Thu 2026-01-01 03:00 +0000: the job was paused"),
+            ("overlap", "last skipped Thu 2026-01-01 03:00 +0000: execution x1 of a tick before had not ended"),
+            ("eclipse", "last skipped Thu 2026-01-01 03:00 +0000: eclipse"),
+        ] {
+            let tick = Some(crate::to_timestamp(at(3 * 3600)));
+            let skipped = v1::SkippedTick { tick, because: because.to_owned(), execution: "x1".to_owned() };
+            let lines = super::schedule(&schedule, &[at(27 * 3600)], Some(&skipped), at(4 * 3600));
+            assert_eq!(lines.skipped.as_deref(), Some(expected));
+            assert_eq!((lines.schedule.as_str(), lines.ticks.len()), ("scheduled at 0 3 * * * (UTC), next in 23h", 1));
+        }
+    }
+
+    #[test]
+    fn a_fault_without_a_message_says_its_code_and_no_detail_is_said_twice() {
+        let fault =
+            Fault::new(tonic::Code::InvalidArgument, reason::INVALID_ARGUMENTS, "").violating("a", "").violating("b", "wrong");
+        assert_eq!((&*failed(&fault), details(&fault)), ("the controller answered InvalidArgument", vec!["wrong"]));
+        assert_eq!(details(&Fault { message: "b is wrong".to_owned(), ..fault }), Vec::<&str>::new());
     }
 }

@@ -6,6 +6,7 @@ use clap::Args;
 use octavius_core::definition::{Argument, ArgumentType, Logs};
 use octavius_core::{JobDefinition, Timestamp};
 use octavius_proto::v1;
+use octavius_proto::words;
 use serde_json::{Value, json};
 
 use crate::arguments::shell_quoted;
@@ -116,7 +117,7 @@ fn to_json(described: &Described) -> Value {
         "inherited": inherited.map(|from| json!({ "field": from.field, "file": from.file, "line": from.line })).collect::<Vec<_>>(),
         "frozen": frozen.as_ref().map(|frozen| json!({
             "by": frozen.by,
-            "at": table::from_wire(frozen.at.as_ref()).map(|at| at.to_string()),
+            "at": words::time(frozen.at.as_ref()).map(|at| at.to_string()),
         })),
         "paused": paused.as_ref().map(super::pause::to_json),
         "commit": provenance.commit,

@@ -11,6 +11,7 @@ use octavius_catalog::render::{self, Note, RenderOptions};
 use octavius_catalog::{Limits, Made, MaxDeletions, Observed, Plan, PlanFile, PlanOptions, PlannedFrom, load};
 use octavius_core::{ExecutionId, JobName};
 use octavius_proto::v1;
+use octavius_proto::words;
 use serde_json::{Value, json};
 
 use crate::error::{Failure, Outcome};
@@ -20,7 +21,6 @@ use crate::notes::{notes, report, runs};
 use crate::output::Format;
 use crate::remote_catalog::{Local, Remote, header, make_plan, observe, read_sound, short, working_tree};
 use crate::session::Session;
-use crate::table::from_wire;
 use crate::{Context, env};
 
 /// Flags of `octavius diff`.
@@ -125,7 +125,7 @@ async fn with_controller(context: &Context, args: &DiffArgs) -> Outcome {
 }
 
 fn frozen_to_json(frozen: &v1::Frozen) -> Value {
-    json!({ "by": frozen.by, "at": from_wire(frozen.at.as_ref()).map(|at| at.to_string()) })
+    json!({ "by": frozen.by, "at": words::time(frozen.at.as_ref()).map(|at| at.to_string()) })
 }
 
 /// The plan as a file.

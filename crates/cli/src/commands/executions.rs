@@ -2,11 +2,12 @@
 
 use clap::Args;
 use octavius_core::{HumanDuration, State, Timestamp};
+use octavius_proto::words::{duration, state_name};
 use octavius_proto::{to_state, to_timestamp, v1};
 use serde_json::json;
 
 use crate::error::{Failure, Outcome};
-use crate::execution::{duration, first_octavius_status, state_name, summary};
+use crate::execution::{first_octavius_status, summary};
 use crate::exit::Exit;
 use crate::output::Format;
 use crate::session::Session;
@@ -72,7 +73,7 @@ pub fn row(execution: &v1::Execution, now: Timestamp) -> Vec<String> {
     vec![
         execution.id.clone(),
         execution.job.clone(),
-        state_name(execution.state).to_owned(),
+        state_name(execution.state()).to_owned(),
         execution.user.clone(),
         if execution.executor.is_empty() { "-".to_owned() } else { execution.executor.clone() },
         table::wire_time(execution.created_at.as_ref()),

@@ -4,6 +4,7 @@ mod change;
 
 use clap::{Args, Subcommand};
 use octavius_proto::v1;
+use octavius_proto::words;
 use serde_json::{Value, json};
 
 use super::list::pairs;
@@ -12,7 +13,7 @@ use crate::exit::Exit;
 use crate::output::Format;
 use crate::sanitize::line;
 use crate::session::Session;
-use crate::table::{from_wire, wire_time};
+use crate::table::wire_time;
 use crate::{Context, env, table};
 
 /// Flags of `octavius executors`.
@@ -55,19 +56,6 @@ struct DescribeArgs {
     output: Format,
 }
 
-/// A state's name.
-#[must_use]
-pub fn state_name(number: i32) -> &'static str {
-    use v1::ExecutorState as S;
-    match S::try_from(number) {
-        Ok(S::Registered) => "registered",
-        Ok(S::Active) => "active",
-        Ok(S::Expired) => "expired",
-        Ok(S::Draining) => "draining",
-        Ok(S::Unspecified) | Err(_) => "unknown",
-    }
-}
-
 /// Runs the command.
 ///
 /// # Errors
@@ -105,13 +93,6 @@ fn drained_by(drain: &v1::Drain) -> String {
     format!("draining since {} ({})", wire_time(drain.at.as_ref()), line(&drain.by))
 }
 
-/// The state as people read it: one that is away and drains is both.
-fn shown_state(executor: &v1::Executor) -> String {
-    let state = state_name(executor.state);
-    let both = executor.draining.is_some() && executor.state() != v1::ExecutorState::Draining;
-    if both { format!("{state}, draining") } else { state.to_owned() }
-}
-
 fn list(context: &Context, args: &ListArgs, executors: &[v1::Executor]) -> Outcome {
     let shell = &context.shell;
     if args.output.structured(shell, || json!({ "executors": executors.iter().map(to_json).collect::<Vec<_>>() }))? {
@@ -126,7 +107,7 @@ fn list(context: &Context, args: &ListArgs, executors: &[v1::Executor]) -> Outco
                 let labels = pairs(&executor.labels);
                 let mut row = vec![
                     executor.id.clone(),
-                    shown_state(executor),
+                    words::executor_state(executor),
                     if labels.is_empty() { "-".to_owned() } else { labels },
                     format!("{}/{}", executor.running.len(), executor.capacity),
                     wire_time(executor.last_seen_at.as_ref()),
@@ -162,7 +143,7 @@ async fn describe(context: &Context, args: &DescribeArgs) -> Outcome {
 fn text(executor: &v1::Executor) -> String {
     let facts = [
         ("id", executor.id.clone()),
-        ("state", state_name(executor.state).to_owned()),
+        ("state", words::executor_state_name(executor.state()).to_owned()),
         ("labels", pairs(&executor.labels)),
         (
             "draining",
@@ -202,24 +183,24 @@ fn orphans(executor: &v1::Executor) -> Vec<String> {
 fn to_json(executor: &v1::Executor) -> Value {
     json!({
         "id": executor.id,
-        "state": state_name(executor.state),
+        "state": words::executor_state_name(executor.state()),
         "labels": executor.labels,
         "capacity": executor.capacity,
         "running": executor.running,
         "draining": executor.draining.as_ref().map(|drain| json!({
             "by": drain.by,
-            "at": from_wire(drain.at.as_ref()).map(|at| at.to_string()),
+            "at": words::time(drain.at.as_ref()).map(|at| at.to_string()),
         })),
         "runner": executor.runner,
         "version": executor.version,
-        "registered_at": from_wire(executor.registered_at.as_ref()).map(|at| at.to_string()),
-        "last_seen_at": from_wire(executor.last_seen_at.as_ref()).map(|at| at.to_string()),
+        "registered_at": words::time(executor.registered_at.as_ref()).map(|at| at.to_string()),
+        "last_seen_at": words::time(executor.last_seen_at.as_ref()).map(|at| at.to_string()),
         "orphan_count": executor.orphan_count,
         "orphans": executor.orphans.iter().map(|orphan| json!({
             "name": orphan.name,
             "namespace": orphan.namespace,
-            "since": from_wire(orphan.since.as_ref()).map(|at| at.to_string()),
-            "removed_at": from_wire(orphan.removed_at.as_ref()).map(|at| at.to_string()),
+            "since": words::time(orphan.since.as_ref()).map(|at| at.to_string()),
+            "removed_at": words::time(orphan.removed_at.as_ref()).map(|at| at.to_string()),
         })).collect::<Vec<_>>(),
     })
 }

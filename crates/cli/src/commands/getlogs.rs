@@ -8,12 +8,13 @@ use clap::Args;
 use octavius_core::Timestamp;
 use octavius_core::log::Times;
 use octavius_proto::v1;
+use octavius_proto::words::{has_ended, spoken};
 
 use super::executions::parse_since;
 use super::status::whole_id;
 use crate::cli::IdArgs;
 use crate::error::{Failure, Outcome};
-use crate::execution::{because, has_ended, sentence, state_name};
+use crate::execution::{because, sentence};
 use crate::exit::Exit;
 use crate::output::Shell;
 use crate::reading::{self, LogRead, LogRequest, LogSink};
@@ -227,10 +228,12 @@ fn why_it_ended(execution: &v1::Execution, request: &LogRequest, read: LogRead, 
     let mut told = Vec::new();
     let is_last = execution.attempts.last().is_some_and(|last| last.number == read.attempt);
     let attempt = execution.attempts.iter().find(|attempt| attempt.number == request.attempt);
-    if let Some(ending) = attempt.filter(|_| !(is_last && has_ended(execution))).and_then(|attempt| attempt.ending.as_ref()) {
-        let because = because(&ending.reason, &ending.message);
+    if let Some(ending) =
+        attempt.filter(|_| !(is_last && has_ended(execution.state()))).and_then(|attempt| attempt.ending.as_ref())
+    {
+        let because = because(ending);
         let because = if because.is_empty() { String::new() } else { format!(": {because}") };
-        told.push(format!("attempt {} {}{because}", request.attempt, state_name(ending.outcome).replace('_', " ")));
+        told.push(format!("attempt {} {}{because}", request.attempt, spoken(ending.outcome())));
     }
     told.push(sentence(execution, now));
     if read.attempt > 0 && !read.sealed {

@@ -2,6 +2,7 @@
 
 use clap::Args;
 use octavius_core::CatalogName;
+use octavius_proto::words;
 use octavius_proto::{reason, v1};
 use serde_json::{Value, json};
 
@@ -10,7 +11,7 @@ use crate::error::Outcome;
 use crate::exit::Exit;
 use crate::output::Format;
 use crate::session::Session;
-use crate::table::{from_wire, wire_time};
+use crate::table::wire_time;
 use crate::{Context, env, table};
 
 /// Flags of `octavius history`.
@@ -131,7 +132,7 @@ fn to_json(revision: &v1::Revision) -> Value {
         "revision": revision.number,
         "parent": revision.parent,
         "applied_by": revision.applied_by,
-        "applied_at": from_wire(revision.applied_at.as_ref()).map(|at| at.to_string()),
+        "applied_at": words::time(revision.applied_at.as_ref()).map(|at| at.to_string()),
         "commit": provenance.commit,
         "dirty": provenance.dirty,
         "repository": provenance.repository,

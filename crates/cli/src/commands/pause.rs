@@ -2,6 +2,7 @@
 
 use clap::Args;
 use octavius_proto::v1;
+use octavius_proto::words;
 use serde_json::{Value, json};
 
 use crate::cli::JobArgs;
@@ -10,7 +11,7 @@ use crate::exit::Exit;
 use crate::output::Format;
 use crate::sanitize::line;
 use crate::session::Session;
-use crate::table::{from_wire, wire_time};
+use crate::table::wire_time;
 use crate::{Context, env};
 
 /// Flags of `octavius pause`.
@@ -73,7 +74,7 @@ pub fn paused_by(paused: &v1::Paused) -> String {
 pub fn to_json(paused: &v1::Paused) -> Value {
     json!({
         "by": paused.by,
-        "at": from_wire(paused.at.as_ref()).map(|at| at.to_string()),
+        "at": words::time(paused.at.as_ref()).map(|at| at.to_string()),
         "all": paused.all,
         "reason": paused.reason,
     })

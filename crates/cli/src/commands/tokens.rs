@@ -5,6 +5,7 @@ use std::cell::Cell;
 use clap::{Args, Subcommand};
 use octavius_core::token::{Token, TokenKind};
 use octavius_core::{HumanDuration, Role};
+use octavius_proto::words;
 use octavius_proto::{to_duration, v1};
 use serde_json::json;
 
@@ -14,7 +15,7 @@ use crate::exit::Exit;
 use crate::output::Format;
 use crate::sanitize::line;
 use crate::session::Session;
-use crate::table::{from_wire, wire_time};
+use crate::table::wire_time;
 use crate::{Context, env, table};
 
 /// Flags of `octavius tokens`.
@@ -112,7 +113,7 @@ async fn create(context: &Context, args: &CreateArgs) -> Outcome {
         // nobody has seen the other, so nobody can use it
         context.shell.note("the first answer was lost: `octavius tokens list` may show a second token that was never handed out");
     }
-    let expires = from_wire(made.expires_at.as_ref());
+    let expires = words::time(made.expires_at.as_ref());
     let value = || json!({ "id": made.id, "token": made.token, "expires_at": expires.map(|at| at.to_string()) });
     if !args.output.structured(&context.shell, value)? {
         context.shell.line(&line(&made.token))?;
@@ -148,13 +149,13 @@ async fn list(context: &Context, args: &ListArgs) -> Outcome {
                     "role": role_name(token.role),
                     "user": token.user,
                     "groups": token.groups,
-                    "created_at": from_wire(token.created_at.as_ref()).map(|at| at.to_string()),
+                    "created_at": words::time(token.created_at.as_ref()).map(|at| at.to_string()),
                     "created_by": token.created_by,
-                    "expires_at": from_wire(token.expires_at.as_ref()).map(|at| at.to_string()),
+                    "expires_at": words::time(token.expires_at.as_ref()).map(|at| at.to_string()),
                     "catalogs": token.catalogs,
                     "uses_left": token.uses_left,
                     "is_session": token.is_session,
-                    "last_used_at": from_wire(token.last_used_at.as_ref()).map(|at| at.to_string()),
+                    "last_used_at": words::time(token.last_used_at.as_ref()).map(|at| at.to_string()),
                 })
             })
             .collect();

@@ -3,6 +3,7 @@
 use clap::Args;
 use octavius_core::{Role, Timestamp};
 use octavius_proto::v1;
+use octavius_proto::words::{self, between};
 use serde_json::json;
 
 use crate::error::Outcome;
@@ -10,7 +11,6 @@ use crate::exit::Exit;
 use crate::output::Format;
 use crate::sanitize::line;
 use crate::session::Session;
-use crate::table::{between, from_wire};
 use crate::{Context, env};
 
 /// Flags of `octavius whoami`.
@@ -34,7 +34,7 @@ pub fn role_name(number: i32) -> &'static str {
 pub async fn run(context: &Context, args: &WhoamiArgs) -> Outcome {
     let session = Session::open(context).await?;
     let me = session.call(async |to| to.admin().who_am_i(v1::WhoAmIRequest {}).await).await?;
-    let expires = from_wire(me.expires_at.as_ref());
+    let expires = words::time(me.expires_at.as_ref());
     let value = || {
         json!({
             "controller": session.address().to_string(),

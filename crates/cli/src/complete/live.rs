@@ -7,6 +7,7 @@ use clap_complete::engine::CompletionCandidate;
 use octavius_core::definition::{Argument, ArgumentType};
 use octavius_core::{State, Timestamp};
 use octavius_proto::v1;
+use octavius_proto::words::{self, between};
 
 use super::Line;
 use crate::commands::whoami::role_name;
@@ -14,7 +15,6 @@ use crate::config;
 use crate::error::{Failure, Outcome};
 use crate::output::Shell;
 use crate::session::Session;
-use crate::table::{between, from_wire};
 use crate::{approvals, catalog_args, env};
 
 /// How long a controller may take: what is left of the whole is for starting and reading files.
@@ -155,7 +155,7 @@ async fn executions(session: &Session, which: Which) -> Outcome<Vec<CompletionCa
     let now = Timestamp::now();
     let found = listed.executions.into_iter().map(|execution| {
         let state = octavius_proto::state("state", execution.state).map_or("unknown", State::as_str);
-        let age = from_wire(execution.created_at.as_ref()).map(|at| format!(", {} ago", between(at, now))).unwrap_or_default();
+        let age = words::time(execution.created_at.as_ref()).map(|at| format!(", {} ago", between(at, now))).unwrap_or_default();
         let help = format!("{} {state}{age}", execution.job);
         candidate(execution.id, help)
     });
@@ -166,7 +166,7 @@ async fn executions(session: &Session, which: Which) -> Outcome<Vec<CompletionCa
 async fn executors(session: &Session) -> Outcome<Vec<CompletionCandidate>> {
     let listed = session.call_once(async |to| to.executors().list_executors(v1::ListExecutorsRequest {}).await).await?;
     let help = |executor: &v1::Executor| {
-        format!("{}, {}/{}", crate::commands::executors::state_name(executor.state), executor.running.len(), executor.capacity)
+        format!("{}, {}/{}", words::executor_state_name(executor.state()), executor.running.len(), executor.capacity)
     };
     Ok(listed.executors.iter().map(|executor| candidate(executor.id.clone(), help(executor))).collect())
 }
@@ -191,7 +191,7 @@ async fn revisions(session: &Session, line: &Line) -> Outcome<Vec<CompletionCand
 }
 
 fn applied(revision: &v1::Revision, now: Timestamp) -> String {
-    let age = from_wire(revision.applied_at.as_ref()).map(|at| format!("{} ago by ", between(at, now))).unwrap_or_default();
+    let age = words::time(revision.applied_at.as_ref()).map(|at| format!("{} ago by ", between(at, now))).unwrap_or_default();
     format!("{age}{}", revision.applied_by)
 }
 

@@ -54,6 +54,13 @@ impl Answer {
         let end = self.text[at..].find('>').unwrap();
         &self.text[begin..=at + end]
     }
+
+    /// The sentence at the top of the page, as somebody hears it: without its markup.
+    pub(crate) fn sentence(&self) -> String {
+        let (_, rest) = self.text.split_once("<p class=\"sentence\"").unwrap_or_else(|| panic!("no sentence in {}", self.text));
+        let (markup, _) = rest.split_once("</p>").unwrap();
+        markup.split('<').map(|piece| piece.split_once('>').unwrap().1).collect()
+    }
 }
 
 impl Browser {

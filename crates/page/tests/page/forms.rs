@@ -164,6 +164,10 @@ async fn an_approval_goes_through_with_its_reason_and_back_to_the_inbox() {
         inbox.text.contains(&format!("action=\"/executions/{WAITING}\"")) && inbox.text.contains("order=x"),
         "with its arguments"
     );
+    for button in ["Approve", "Reject"] {
+        let label = format!("aria-label=\"{button} refund-order {}\"", &WAITING[20..]);
+        assert!(inbox.text.contains(&label), "one card's buttons are to be told from another's: {}", inbox.text);
+    }
     let address = format!("/executions/{WAITING}");
     let fields = [("form_token", token.as_str()), ("do", "approve"), ("reason", "it is right"), ("back", "approvals")];
     assert_eq!(browser.post(&address, &fields).await.location(), "/approvals");

@@ -145,9 +145,42 @@ async fn an_execution_says_in_the_words_of_the_command_line_how_it_stands() {
     (queued.message, queued.cancel_requested_by) = (String::new(), String::new());
     fake.put(queued);
     let page = Browser::of(&fake, "user").get(&format!("/executions/{RUNNING}")).await;
-    assert!(page.text.contains("queued 1m, 3rd in line"), "{}", page.text);
+    assert_eq!(page.sentence(), "queued 1m, 3rd in line");
     assert!(page.text.contains("Why it waits") && page.text.contains("data-state=\"queued\""));
     assert!(page.text.contains("<time datetime=\"2025-12-31T23:57:50Z\"><span class=\"relative\">2m10s ago</span>"));
+}
+
+#[tokio::test]
+async fn the_state_of_an_execution_that_has_ended_is_told_once() {
+    let fake = world("x");
+    fake.world().wait = None;
+    let mut ended = fake.world().executions[2].clone();
+    ended.message = String::new();
+    let mut browser = Browser::of(&fake, "user");
+    for (state, exit_code, expected) in [
+        (ExecutionState::Succeeded, None, "succeeded after 1m10s"),
+        (ExecutionState::Failed, Some(3), "failed after 1m10s: exit code 3"),
+        (ExecutionState::TimedOut, None, "timed out after 1m10s"),
+        (ExecutionState::Cancelled, None, "cancelled by x after 1m10s"),
+    ] {
+        ended.state = state.into();
+        ended.exit_code = exit_code;
+        ended.reason = if exit_code.is_some() { "EXIT_CODE".to_owned() } else { String::new() };
+        fake.put(ended.clone());
+        let page = browser.get(&format!("/executions/{FAILED}")).await;
+        assert_eq!(page.sentence(), expected);
+    }
+}
+
+#[tokio::test]
+async fn who_wants_to_run_a_job_sees_whose_approval_it_needs() {
+    let fake = world("x");
+    let mut browser = Browser::of(&fake, "user");
+    assert!(!browser.get("/jobs/refund-order").await.text.contains("<dt>approvals</dt>"), "it needs none");
+    let rule = serde_json::json!({"groups": ["ops", "leads"], "count": 2, "valid_for": "1h"});
+    fake.world().jobs[0].approvals = Some(serde_json::from_value(rule).unwrap());
+    let page = browser.get("/jobs/refund-order").await.text;
+    assert!(page.contains("<dt>approvals</dt><dd>2 of ops or leads, not the requester, within 1h</dd>"), "{page}");
 }
 
 #[tokio::test]

@@ -7,6 +7,7 @@ use futures::future::OptionFuture;
 use octavius_core::version::{self, Side};
 use octavius_core::{ByteSize, Permission, Role, Timestamp};
 use octavius_proto::client::Address;
+use octavius_proto::words::{self, between, short};
 use octavius_proto::{reason, v1};
 use tokio::time::{Instant, timeout_at};
 use tonic::Code;
@@ -18,7 +19,6 @@ use crate::error::{Failure, Outcome};
 use crate::exit::Exit;
 use crate::output::Shell;
 use crate::session::{self, Session};
-use crate::table::{between, from_wire, short};
 
 const AREA: Area = Area::Controllers;
 
@@ -138,7 +138,7 @@ async fn ask(shell: &Shell, resolved: &Resolved, address: &Address, deadline: In
         let round_trip = began.elapsed();
         // It looked at its clock somewhere on the way: in the middle, as far as one can know.
         let ahead =
-            from_wire(me.now.as_ref()).map(|theirs| theirs.duration_since(at).as_secs_f64() - round_trip.as_secs_f64() / 2.0);
+            words::time(me.now.as_ref()).map(|theirs| theirs.duration_since(at).as_secs_f64() - round_trip.as_secs_f64() / 2.0);
         let (controller, executors) = tokio::join!(
             OptionFuture::from(may(&me, Permission::Administer).then(|| {
                 in_time(deadline, session.call_once(async |to| to.admin().get_controller(v1::GetControllerRequest {}).await))
@@ -221,8 +221,8 @@ fn identity(me: &v1::WhoAmIResponse) -> Vec<Finding> {
     let groups = if me.groups.is_empty() { "no groups".to_owned() } else { format!("groups {}", me.groups.join(", ")) };
     let role = role_name(me.role);
     let mut findings = vec![Finding::ok(AREA, "identity", format!("{}, role {role}, {groups}", me.user))];
-    let now = from_wire(me.now.as_ref()).unwrap_or_else(Timestamp::now);
-    findings.push(match from_wire(me.expires_at.as_ref()) {
+    let now = words::time(me.now.as_ref()).unwrap_or_else(Timestamp::now);
+    findings.push(match words::time(me.expires_at.as_ref()) {
         None => Finding::ok(AREA, "expiry", "the token does not end"),
         Some(end) => {
             let told = format!("the token ends in {}", between(now, end));
@@ -369,8 +369,8 @@ fn audit_export(controller: &v1::GetControllerResponse) -> Finding {
     let Some(export) = &controller.audit_export else {
         return Finding::skipped(AREA, "audit_export", "the audit trail is not exported");
     };
-    let now = from_wire(controller.now.as_ref()).unwrap_or_else(Timestamp::now);
-    let Some(at) = from_wire(export.exported_at.as_ref()) else {
+    let now = words::time(controller.now.as_ref()).unwrap_or_else(Timestamp::now);
+    let Some(at) = words::time(export.exported_at.as_ref()) else {
         return Finding::ok(AREA, "audit_export", "the audit trail is exported from now on");
     };
     let age = Duration::try_from(now.duration_since(at)).unwrap_or_default();
@@ -410,7 +410,7 @@ pub(super) fn executors(answers: &[Answer]) -> Vec<Finding> {
     }];
     // A machine that was taken away for good stays in the list until somebody says so.
     for executor in away {
-        let since = from_wire(executor.last_seen_at.as_ref()).map(|at| format!("was seen last {at:.0}"));
+        let since = words::time(executor.last_seen_at.as_ref()).map(|at| format!("was seen last {at:.0}"));
         let told = since.unwrap_or_else(|| "has never been there since it was registered".to_owned());
         let finding =
             Finding::warning(AREA, "away", told, "start it; or where it is gone for good: octavius executors revoke ID");

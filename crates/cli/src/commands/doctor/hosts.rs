@@ -7,6 +7,7 @@ use std::time::Duration;
 use jiff::Timestamp;
 use octavius_controller::{AuditExport, TlsFiles};
 use octavius_proto::pem::{self, Pair};
+use octavius_proto::words::between;
 
 use super::client::secret_file;
 use super::controllers::{self, ENDS_SOON};
@@ -18,7 +19,6 @@ use crate::error::Failure;
 use crate::exit::Exit;
 use crate::folder;
 use crate::store_options::{self, StoreChoice};
-use crate::table::between;
 use crate::{Context, cli};
 
 /// A controller's.

@@ -6,6 +6,7 @@ use std::time::Duration;
 use clap::Args;
 use octavius_core::HumanDuration;
 use octavius_proto::v1;
+use octavius_proto::words::executor_state_name;
 use serde_json::json;
 
 use super::{drained_by, fetch, to_json};
@@ -151,7 +152,7 @@ pub(super) async fn resume(context: &Context, args: &ResumeArgs) -> Outcome {
     if !args.output.structured(&context.shell, || to_json(&executor))? {
         context.shell.line(&format!("{} is given work again", line(&args.id)))?;
         if executor.state() != v1::ExecutorState::Active {
-            context.shell.note(&format!("it is not there at present: {}", super::state_name(executor.state)));
+            context.shell.note(&format!("it is not there at present: {}", executor_state_name(executor.state())));
         }
     }
     Ok(Exit::Done)
@@ -164,7 +165,7 @@ pub(super) async fn revoke(context: &Context, args: &RevokeArgs) -> Outcome {
     let executor = fetch(&session, &args.id).await?;
     if shell.interactive && !args.yes && !args.force {
         let drains = executor.draining.as_ref().map(|drain| format!(", {}", drained_by(drain))).unwrap_or_default();
-        let state = super::state_name(executor.state);
+        let state = executor_state_name(executor.state());
         prompt::confirm(shell, &format!("revoke executor {id} ({state}{drains}) on {}?", session.name()))?;
     }
     let request = v1::RevokeExecutorRequest { id: args.id.clone(), force: args.force };
