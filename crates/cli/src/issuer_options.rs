@@ -19,7 +19,9 @@ pub const HELP: &str = "\
       groups_claim  the claim that holds groups
       rules         who gets in, the first that fits: when (claims and what each must be, a value or a list of them, * for anything), role
                     (viewer, user, applier, admin), groups, catalogs (of an applier). A claim within another is named with a point between them. Who fits no rule is
-                    refused, and the audit trail says why";
+                    refused, and the audit trail says why
+      sign_in       how visitors of the web page sign in with it: client_id, client_secret_file (which others cannot read; none for a public
+                    client), scopes [default: openid, email, profile]";
 
 /// The issuers that the file names.
 ///

@@ -72,6 +72,7 @@ Keys of the configuration file without a flag:
                         quarters of it [default: 30d] [env: OCTAVIUS_EXECUTOR_TOKEN_LIFETIME]
   otlp_endpoint         a collector's URL, to which spans are exported by OTLP, like http://127.0.0.1:4317 [env:
                         OTEL_EXPORTER_OTLP_ENDPOINT]; OpenTelemetry's other variables are read as well
+  page_url              where browsers reach the web page, like https://octavius.example.com; needed where they sign in with an issuer
   log_file_path         a file for the log instead of standard error [env: OCTAVIUS_LOG_FILE_PATH]; it is put aside as NAME.1 when it
                         has log_file_max_size_in_mb MiB [env: OCTAVIUS_LOG_FILE_MAX_SIZE_IN_MB]
   request_rate          calls a second that one user may make on this controller, an executor five times as many, or none for no limit;
