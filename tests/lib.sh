@@ -138,9 +138,9 @@ have_browser() {
   export OCTAVIUS_TEST_AXE=$OCTAVIUS_CACHE/tools/axe-core-$version/axe.min.js
   [ ! -f "$OCTAVIUS_TEST_AXE" ] || return 0
   folder=$(mktemp -d "$OCTAVIUS_CACHE/axe-XXXXXX") || return 1
-  if ! (cd "$folder" && curl -sSfL --retry 3 --max-time 120 -o axe.tgz "https://registry.npmjs.org/axe-core/-/axe-core-$version.tgz" &&
-    echo "$digest  axe.tgz" | sha512sum --check --quiet && tar -xzf axe.tgz package/axe.min.js package/LICENSE); then
-    echo "no axe-core $version: it could not be fetched from registry.npmjs.org as it was published" >&2
+  if ! (cd "$folder" && timeout 180 npm pack --silent "axe-core@$version" >/dev/null &&
+    echo "$digest  axe-core-$version.tgz" | sha512sum --check --quiet && tar -xzf "axe-core-$version.tgz" package/axe.min.js package/LICENSE); then
+    echo "no axe-core $version: npm is missing, or could not fetch it as it was published" >&2
     rm -rf "$folder"
     return 1
   fi
