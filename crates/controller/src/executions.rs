@@ -2,6 +2,7 @@
 
 mod approvals;
 mod asked;
+mod sight;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -9,7 +10,7 @@ use std::time::Duration;
 use jiff::SignedDuration;
 use octavius_core::argument;
 use octavius_core::execution::{Event as Step, Submission};
-use octavius_core::{Execution, ExecutionId, JobDefinition, Principal, Role, State, Timestamp, Timing};
+use octavius_core::{Execution, ExecutionId, JobDefinition, Principal, State, Timestamp, Timing};
 use octavius_proto::v1::execution_service_server::ExecutionService;
 use octavius_proto::v1::{self, WatchExecutionResponse};
 use octavius_proto::{Fault, InvalidField, reason, to_execution};
@@ -36,12 +37,6 @@ use asked::used_lately;
 
 /// Tries of one submission whose catalogue keeps changing.
 const MAX_TRIES: usize = 100;
-
-/// How far back the end of an id, or `@latest`, is looked for.
-const RECENT: usize = 1000;
-
-/// Shortest end of an id that is looked for.
-const SHORTEST_END: usize = 4;
 
 /// Records looked at for one page of a filtered list; where they do not suffice, the page is short and its token says where to go on.
 const LOOKED_AT: usize = 5000;
@@ -239,63 +234,6 @@ impl Executions {
         if same { Ok(known.id) } else { Err(taken()) }
     }
 
-    /// The execution that `text` names, if the caller may see it.
-    pub(crate) async fn find(&self, principal: &Principal, text: &str) -> Result<Execution, Fault> {
-        let unknown = || Fault::new(Code::NotFound, reason::EXECUTION_NOT_FOUND, format!("no execution {}", text.escape_debug()));
-        let id = match text.parse::<ExecutionId>() {
-            Ok(id) => id,
-            Err(_) => self.look_up(principal, text).await?.ok_or_else(unknown)?,
-        };
-        let entry = self.store.get(&key::execution(id)).await.map_err(fault::from_store)?.ok_or_else(unknown)?;
-        let execution: Execution = codec::decode(&entry).map_err(fault::from_store)?;
-        if self.may_see(principal, &execution).await? { Ok(execution) } else { Err(unknown()) }
-    }
-
-    /// The id that `@latest`, or an id's end, stands for.
-    async fn look_up(&self, principal: &Principal, text: &str) -> Result<Option<ExecutionId>, Fault> {
-        if text == "@latest" {
-            let page = self.store.range(&Range::of(key::by_user_all(&principal.user), 1)).await.map_err(fault::from_store)?;
-            return Ok(page.entries.first().and_then(|entry| key::execution_of(&entry.key)));
-        }
-        if text.len() < SHORTEST_END || !text.bytes().all(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit()) {
-            return Ok(None);
-        }
-        // One's own first; then everyone's, of which the caller may see some.
-        for prefix in [key::by_user_all(&principal.user), key::executions()] {
-            let page = self.store.range(&Range::of(prefix, RECENT)).await.map_err(fault::from_store)?;
-            let ids = page.entries.iter().filter_map(|entry| key::execution_of(&entry.key));
-            let mut found = Vec::new();
-            for id in ids.filter(|id| id.to_string().ends_with(text)) {
-                let execution = match self.engine.get(id).await {
-                    Err(EngineError::NotFound(_)) => continue, // removed since it was listed
-                    execution => execution.map_err(fault::from_engine)?,
-                };
-                if self.may_see(principal, &execution).await? {
-                    found.push(id);
-                }
-            }
-            match found.as_slice() {
-                [] => {}
-                [id] => return Ok(Some(*id)),
-                several => {
-                    let message = format!("{} executions end in {text}; write more of the id", several.len());
-                    return Err(Fault::new(Code::FailedPrecondition, reason::AMBIGUOUS_ID, message));
-                }
-            }
-        }
-        Ok(None)
-    }
-
-    /// One's own, those of jobs that are for one, and those that are for one to approve; admins see all.
-    async fn may_see(&self, principal: &Principal, execution: &Execution) -> Result<bool, Fault> {
-        let is_theirs = principal.user == execution.user || approvals::is_to_judge(principal, execution);
-        if principal.role == Role::Admin || is_theirs {
-            return Ok(true);
-        }
-        let job = self.definitions.get(execution.definition).await.map_err(fault::from_store)?;
-        Ok(principal.may_use(&job.authorized_groups))
-    }
-
     pub(crate) async fn job_of(&self, execution: &Execution) -> Result<Arc<JobDefinition>, Fault> {
         self.definitions.get(execution.definition).await.map_err(fault::from_store)
     }
@@ -413,6 +351,10 @@ impl Executions {
         voice: &mpsc::Sender<Result<WatchExecutionResponse, Status>>,
     ) -> Result<bool, Fault> {
         let execution: Execution = codec::decode(entry).map_err(fault::from_store)?;
+        if !self.may_see(principal, &execution).await? {
+            let message = format!("execution {} waits for approval no longer, and is not yours to follow", execution.id);
+            return Err(Fault::new(Code::NotFound, reason::EXECUTION_NOT_FOUND, message));
+        }
         let response = WatchExecutionResponse { execution: Some(self.shown(principal, &execution).await?) };
         Ok(voice.send(Ok(response)).await.is_err() || execution.state.is_terminal())
     }
@@ -564,6 +506,7 @@ impl ExecutionService for Executions {
         let found = self.find(act.principal()?, &request.id).await?;
         act.on("execution", found.id);
         act.note("job", &found.job);
+        self.must_be_theirs(act.principal()?, &found, "cancel it").await?;
         let cancel = Step::Cancel { by: act.user().to_owned() };
         let known = self.engine.recall(found.id, |_| true).await.map_err(fault::from_engine)?;
         let step = self.engine.step_from(known, cancel, |txn| act.done(txn)).await.map_err(fault::from_engine)?;
