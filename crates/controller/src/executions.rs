@@ -260,7 +260,7 @@ impl Executions {
 
     async fn list(&self, principal: &Principal, request: v1::ListExecutionsRequest) -> Result<v1::ListExecutionsResponse, Fault> {
         let filter = Filter::new(principal, &request)?;
-        let mut range = Range::of(filter.prefix(), PAGE);
+        let mut range = Range::of(filter.prefix(self.scheduler.awaiting().count()), PAGE);
         if !request.page_token.is_empty() {
             let last = ExecutionId::from_inverted(&request.page_token);
             last.ok_or_else(|| InvalidField::new("page_token", "not one of ours"))?;
@@ -401,14 +401,16 @@ impl Filter {
         Ok(Self { user, job, states, since })
     }
 
-    /// Whether only those are asked for that wait for approval: they are few among many, and have an index of their own.
+    /// Whether only those are asked for that wait for approval: they have an index of their own.
     fn is_of_awaiting(&self) -> bool {
         !self.states.is_empty() && self.states.iter().all(|state| *state == State::WaitingForApproval)
     }
 
-    /// The narrowest index there is.
-    fn prefix(&self) -> Key {
-        if self.is_of_awaiting() {
+    /// The narrowest index there is, where about `awaiting` executions wait for approval: these are few among those of a user or a job, as a
+    /// rule, but nobody's own list is to be long in coming because somebody else has asked for very many. Pages of one listing may be
+    /// of different indexes, since all are in order of ids.
+    fn prefix(&self, awaiting: usize) -> Key {
+        if self.is_of_awaiting() && (awaiting <= PAGE || (self.job.is_none() && self.user.is_none())) {
             return key::awaiting_approval();
         }
         match (&self.job, &self.user) {
@@ -529,5 +531,27 @@ impl ExecutionService for Executions {
         let (act, request) = audit::begin(request)?;
         let execution = self.decide(&act, &request.id, request.reason, Decision::Reject).await?;
         Ok(Response::new(v1::RejectExecutionResponse { execution: Some(execution) }))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Whose list is short does not wait for whoever has asked for very many, and few are found without looking at all that somebody ever ran.
+    #[test]
+    fn what_waits_for_approval_is_looked_for_where_it_is_found_soonest() {
+        let ann = Principal::new("t", "ann", octavius_core::Role::User);
+        let prefix = |all: bool, job: &str, awaiting| {
+            let states = vec![v1::ExecutionState::WaitingForApproval.into()];
+            let request = v1::ListExecutionsRequest { all, job: job.to_owned(), states, ..Default::default() };
+            Filter::new(&ann, &request).unwrap().prefix(awaiting)
+        };
+        for (all, job) in [(false, ""), (true, "j"), (true, "")] {
+            assert_eq!(prefix(all, job, PAGE), key::awaiting_approval());
+        }
+        assert_eq!(prefix(false, "", PAGE + 1), key::by_user_all("ann"));
+        assert_eq!(prefix(true, "j", PAGE + 1), key::by_job_all(&"j".parse().unwrap()));
+        assert_eq!(prefix(true, "", PAGE + 1), key::awaiting_approval());
     }
 }
