@@ -21,6 +21,7 @@ pub fn to_json(approvals: &v1::ExecutionApprovals) -> Value {
         "approved": approvals.approved.iter().map(decision).collect::<Vec<_>>(),
         "rejected": approvals.rejected.as_ref().map(decision),
         "is_yours": approvals.is_callers,
+        "has_yours": approvals.has_callers,
     })
 }
 
@@ -34,6 +35,17 @@ pub fn waits(execution: &v1::Execution) -> bool {
 #[must_use]
 pub fn is_yours(execution: &v1::Execution) -> bool {
     execution.approvals.as_ref().is_some_and(|approvals| approvals.is_callers)
+}
+
+/// Whether one of its approvals is that of who asks.
+fn has_yours(execution: &v1::Execution) -> bool {
+    execution.approvals.as_ref().is_some_and(|approvals| approvals.has_callers)
+}
+
+/// Whether it waits for the word of who asks: they may approve it, and have not yet.
+#[must_use]
+pub fn needs_you(execution: &v1::Execution) -> bool {
+    is_yours(execution) && !has_yours(execution)
 }
 
 /// What is missing, and who may give it: `needs 1 more approval, by ops or leads, not by ann`.
@@ -86,6 +98,9 @@ pub fn facts(execution: &v1::Execution) -> Vec<(&'static str, String)> {
 #[must_use]
 pub fn render_commands(execution: &v1::Execution) -> String {
     let id = line(&execution.id);
+    if is_yours(execution) && has_yours(execution) {
+        return format!("approved by you, waits for others; if it is wrong after all: octavius reject {id}\n");
+    }
     let who = if is_yours(execution) { "yours to approve" } else { "whoever may" };
     format!("{who}: octavius approve {id}, or octavius reject {id}\n")
 }
@@ -121,6 +136,7 @@ mod tests {
                 approved,
                 rejected: None,
                 is_callers: true,
+                has_callers: false,
             }),
             ..Default::default()
         }
@@ -139,6 +155,15 @@ mod tests {
         assert!(note(&open).unwrap().contains("needs 2 approvals, by those who may run the job, until "));
         let text = render(&open, None, "", time(4000));
         assert!(text.contains("until 2026-01-01T01:00:00Z\n") && text.contains("whoever may: octavius approve"), "{text}");
+        let mut given = waiting();
+        assert!(needs_you(&given));
+        given.approvals.as_mut().unwrap().has_callers = true;
+        assert!(!needs_you(&given), "what one has approved is not asked for again");
+        let text = render(&given, None, "", time(130));
+        assert!(
+            text.contains("approved by you") && text.contains("octavius reject") && !text.contains("octavius approve"),
+            "{text}"
+        );
     }
 
     #[test]
@@ -165,7 +190,7 @@ mod tests {
         assert_eq!(json["state"], "waiting_for_approval");
         let expected = json!({
             "groups": ["ops", "leads"], "count": 2, "not_self": true, "expires_at": "2026-01-01T01:00:00Z",
-            "approved": [{"by": "bob", "at": "2026-01-01T00:01:00Z", "reason": "\u{1b}[2Jseen"}], "rejected": null, "is_yours": true,
+            "approved": [{"by": "bob", "at": "2026-01-01T00:01:00Z", "reason": "\u{1b}[2Jseen"}], "rejected": null, "is_yours": true, "has_yours": false,
         });
         assert_eq!(json["approvals"], expected);
         assert_eq!(whole(&v1::Execution::default(), None, "")["approvals"], Value::Null);

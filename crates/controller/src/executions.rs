@@ -2,6 +2,7 @@
 
 mod approvals;
 mod asked;
+mod sight;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -9,7 +10,7 @@ use std::time::Duration;
 use jiff::SignedDuration;
 use octavius_core::argument;
 use octavius_core::execution::{Event as Step, Submission};
-use octavius_core::{Execution, ExecutionId, JobDefinition, Principal, Role, State, Timestamp, Timing};
+use octavius_core::{Execution, ExecutionId, JobDefinition, Principal, State, Timestamp, Timing};
 use octavius_proto::v1::execution_service_server::ExecutionService;
 use octavius_proto::v1::{self, WatchExecutionResponse};
 use octavius_proto::{Fault, InvalidField, reason, to_execution};
@@ -36,12 +37,6 @@ use asked::used_lately;
 
 /// Tries of one submission whose catalogue keeps changing.
 const MAX_TRIES: usize = 100;
-
-/// How far back the end of an id, or `@latest`, is looked for.
-const RECENT: usize = 1000;
-
-/// Shortest end of an id that is looked for.
-const SHORTEST_END: usize = 4;
 
 /// Records looked at for one page of a filtered list; where they do not suffice, the page is short and its token says where to go on.
 const LOOKED_AT: usize = 5000;
@@ -239,63 +234,6 @@ impl Executions {
         if same { Ok(known.id) } else { Err(taken()) }
     }
 
-    /// The execution that `text` names, if the caller may see it.
-    pub(crate) async fn find(&self, principal: &Principal, text: &str) -> Result<Execution, Fault> {
-        let unknown = || Fault::new(Code::NotFound, reason::EXECUTION_NOT_FOUND, format!("no execution {}", text.escape_debug()));
-        let id = match text.parse::<ExecutionId>() {
-            Ok(id) => id,
-            Err(_) => self.look_up(principal, text).await?.ok_or_else(unknown)?,
-        };
-        let entry = self.store.get(&key::execution(id)).await.map_err(fault::from_store)?.ok_or_else(unknown)?;
-        let execution: Execution = codec::decode(&entry).map_err(fault::from_store)?;
-        if self.may_see(principal, &execution).await? { Ok(execution) } else { Err(unknown()) }
-    }
-
-    /// The id that `@latest`, or an id's end, stands for.
-    async fn look_up(&self, principal: &Principal, text: &str) -> Result<Option<ExecutionId>, Fault> {
-        if text == "@latest" {
-            let page = self.store.range(&Range::of(key::by_user_all(&principal.user), 1)).await.map_err(fault::from_store)?;
-            return Ok(page.entries.first().and_then(|entry| key::execution_of(&entry.key)));
-        }
-        if text.len() < SHORTEST_END || !text.bytes().all(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit()) {
-            return Ok(None);
-        }
-        // One's own first; then everyone's, of which the caller may see some.
-        for prefix in [key::by_user_all(&principal.user), key::executions()] {
-            let page = self.store.range(&Range::of(prefix, RECENT)).await.map_err(fault::from_store)?;
-            let ids = page.entries.iter().filter_map(|entry| key::execution_of(&entry.key));
-            let mut found = Vec::new();
-            for id in ids.filter(|id| id.to_string().ends_with(text)) {
-                let execution = match self.engine.get(id).await {
-                    Err(EngineError::NotFound(_)) => continue, // removed since it was listed
-                    execution => execution.map_err(fault::from_engine)?,
-                };
-                if self.may_see(principal, &execution).await? {
-                    found.push(id);
-                }
-            }
-            match found.as_slice() {
-                [] => {}
-                [id] => return Ok(Some(*id)),
-                several => {
-                    let message = format!("{} executions end in {text}; write more of the id", several.len());
-                    return Err(Fault::new(Code::FailedPrecondition, reason::AMBIGUOUS_ID, message));
-                }
-            }
-        }
-        Ok(None)
-    }
-
-    /// One's own, those of jobs that are for one, and those that are for one to approve; admins see all.
-    async fn may_see(&self, principal: &Principal, execution: &Execution) -> Result<bool, Fault> {
-        let is_theirs = principal.user == execution.user || approvals::is_to_judge(principal, execution);
-        if principal.role == Role::Admin || is_theirs {
-            return Ok(true);
-        }
-        let job = self.definitions.get(execution.definition).await.map_err(fault::from_store)?;
-        Ok(principal.may_use(&job.authorized_groups))
-    }
-
     pub(crate) async fn job_of(&self, execution: &Execution) -> Result<Arc<JobDefinition>, Fault> {
         self.definitions.get(execution.definition).await.map_err(fault::from_store)
     }
@@ -314,6 +252,7 @@ impl Executions {
         mut shown: v1::Execution,
     ) -> Result<v1::Execution, Fault> {
         if let Some(approvals) = &mut shown.approvals {
+            approvals.has_callers = execution.approvals.as_deref().is_some_and(|known| known.has_approval_of(&principal.user));
             approvals.is_callers = self.may_decide(principal, execution).await?;
         }
         Ok(shown)
@@ -321,7 +260,7 @@ impl Executions {
 
     async fn list(&self, principal: &Principal, request: v1::ListExecutionsRequest) -> Result<v1::ListExecutionsResponse, Fault> {
         let filter = Filter::new(principal, &request)?;
-        let mut range = Range::of(filter.prefix(), PAGE);
+        let mut range = Range::of(filter.prefix(self.scheduler.awaiting().count()), PAGE);
         if !request.page_token.is_empty() {
             let last = ExecutionId::from_inverted(&request.page_token);
             last.ok_or_else(|| InvalidField::new("page_token", "not one of ours"))?;
@@ -412,6 +351,10 @@ impl Executions {
         voice: &mpsc::Sender<Result<WatchExecutionResponse, Status>>,
     ) -> Result<bool, Fault> {
         let execution: Execution = codec::decode(entry).map_err(fault::from_store)?;
+        if !self.may_see(principal, &execution).await? {
+            let message = format!("execution {} waits for approval no longer, and is not yours to follow", execution.id);
+            return Err(Fault::new(Code::NotFound, reason::EXECUTION_NOT_FOUND, message));
+        }
         let response = WatchExecutionResponse { execution: Some(self.shown(principal, &execution).await?) };
         Ok(voice.send(Ok(response)).await.is_err() || execution.state.is_terminal())
     }
@@ -458,14 +401,16 @@ impl Filter {
         Ok(Self { user, job, states, since })
     }
 
-    /// Whether only those are asked for that wait for approval: they are few among many, and have an index of their own.
+    /// Whether only those are asked for that wait for approval: they have an index of their own.
     fn is_of_awaiting(&self) -> bool {
         !self.states.is_empty() && self.states.iter().all(|state| *state == State::WaitingForApproval)
     }
 
-    /// The narrowest index there is.
-    fn prefix(&self) -> Key {
-        if self.is_of_awaiting() {
+    /// The narrowest index there is, where about `awaiting` executions wait for approval: these are few among those of a user or a job, as a
+    /// rule, but nobody's own list is to be long in coming because somebody else has asked for very many. Pages of one listing may be
+    /// of different indexes, since all are in order of ids.
+    fn prefix(&self, awaiting: usize) -> Key {
+        if self.is_of_awaiting() && (awaiting <= PAGE || (self.job.is_none() && self.user.is_none())) {
             return key::awaiting_approval();
         }
         match (&self.job, &self.user) {
@@ -563,6 +508,7 @@ impl ExecutionService for Executions {
         let found = self.find(act.principal()?, &request.id).await?;
         act.on("execution", found.id);
         act.note("job", &found.job);
+        self.must_be_theirs(act.principal()?, &found, "cancel it").await?;
         let cancel = Step::Cancel { by: act.user().to_owned() };
         let known = self.engine.recall(found.id, |_| true).await.map_err(fault::from_engine)?;
         let step = self.engine.step_from(known, cancel, |txn| act.done(txn)).await.map_err(fault::from_engine)?;
@@ -585,5 +531,27 @@ impl ExecutionService for Executions {
         let (act, request) = audit::begin(request)?;
         let execution = self.decide(&act, &request.id, request.reason, Decision::Reject).await?;
         Ok(Response::new(v1::RejectExecutionResponse { execution: Some(execution) }))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Whose list is short does not wait for whoever has asked for very many, and few are found without looking at all that somebody ever ran.
+    #[test]
+    fn what_waits_for_approval_is_looked_for_where_it_is_found_soonest() {
+        let ann = Principal::new("t", "ann", octavius_core::Role::User);
+        let prefix = |all: bool, job: &str, awaiting| {
+            let states = vec![v1::ExecutionState::WaitingForApproval.into()];
+            let request = v1::ListExecutionsRequest { all, job: job.to_owned(), states, ..Default::default() };
+            Filter::new(&ann, &request).unwrap().prefix(awaiting)
+        };
+        for (all, job) in [(false, ""), (true, "j"), (true, "")] {
+            assert_eq!(prefix(all, job, PAGE), key::awaiting_approval());
+        }
+        assert_eq!(prefix(false, "", PAGE + 1), key::by_user_all("ann"));
+        assert_eq!(prefix(true, "j", PAGE + 1), key::by_job_all(&"j".parse().unwrap()));
+        assert_eq!(prefix(true, "", PAGE + 1), key::awaiting_approval());
     }
 }

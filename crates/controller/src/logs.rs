@@ -114,6 +114,7 @@ impl LogService for Logs {
         let principal = auth::principal(&request)?;
         let request = request.into_inner();
         let execution = self.executions.find(&principal, &request.id).await?;
+        self.executions.must_be_theirs(&principal, &execution, "read its log").await?;
         for (field, is_set) in [("tail_lines", request.tail_lines > 0), ("since", request.since.is_some())] {
             if is_set && request.offset > 0 {
                 return Err(Fault::from(InvalidField::new(field, "not together with `offset`")).into());

@@ -56,7 +56,8 @@ impl Recent {
         self.lock().by_id.get(&id).map(|copy| (Arc::clone(&copy.execution), copy.modified))
     }
 
-    /// Takes in what was just read or written as a record of `size` bytes. One that has ended needs no more steps and is forgotten.
+    /// Takes in what was just read or written as a record of `size` bytes. One that has ended needs no more steps and is forgotten, and
+    /// one that waits for approval none for so long that others need the place more.
     pub(crate) fn put(&self, execution: &Arc<Execution>, modified: Revision, size: usize) {
         let id = execution.id;
         let mut copies = self.lock();
@@ -66,8 +67,9 @@ impl Recent {
         }
         let new = known.is_none();
         copies.remove(id);
-        let waits = matches!(execution.state, State::WaitingForApproval | State::Queued);
-        if execution.state.is_terminal() || (new && waits && copies.by_id.len() >= KEPT_WAITING) {
+        let waits = execution.state == State::Queued;
+        let is_idle = execution.state.is_terminal() || execution.state == State::WaitingForApproval;
+        if is_idle || (new && waits && copies.by_id.len() >= KEPT_WAITING) {
             return;
         }
         copies.by_id.insert(id, Copy { modified, execution: Arc::clone(execution), size });
@@ -119,6 +121,11 @@ mod tests {
         over.apply(Event::Cancel { by: "ann".into() }, Timestamp::UNIX_EPOCH).unwrap();
         recent.put(&Arc::new(over), 8, 100);
         assert!(recent.get(id).is_none());
+        // What waits for approval may do so for weeks, and there may be much of it.
+        let mut gated = queued(2);
+        gated.state = State::WaitingForApproval;
+        recent.put(&Arc::new(gated), 9, 100);
+        assert!(recent.get(ExecutionId::from_bits(2)).is_none());
     }
 
     #[test]

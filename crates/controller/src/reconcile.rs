@@ -107,6 +107,7 @@ impl Reconciler {
             }
             let step = self.engine.step(id, Event::ExpireWait).await;
             match &step {
+                Err(EngineError::Refused(Refusal::MayWait)) => {} // by the record it has time yet: it is asked again when that is over
                 // Where it was approved meanwhile, the queue sees to the rest.
                 Ok(_) | Err(EngineError::Refused(_) | EngineError::NotFound(_)) => self.scheduler.awaiting().forget(id),
                 Err(_) => {}

@@ -82,8 +82,13 @@ impl Slots {
         }
         let named: Vec<_> = taken.iter().take(NAMED).map(|(_, id)| id.to_string()).collect();
         let and_more = if taken.len() > NAMED { format!(" and {} more", taken.len() - NAMED) } else { String::new() };
-        let runs = if limit == 1 { "one execution of it runs".to_owned() } else { format!("{limit} executions of it run") };
-        let message = format!("job {} refuses more: {runs} already, {}{and_more}", execution.job, named.join(", "));
+        // One that waits for approval holds its slot, too.
+        let (runs, run) = match execution.approvals {
+            Some(_) => ("runs, or waits for approval,", "run, or wait for approval,"),
+            None => ("runs", "run"),
+        };
+        let some = if limit == 1 { format!("one execution of it {runs}") } else { format!("{limit} executions of it {run}") };
+        let message = format!("job {} refuses more: {some} already, {}{and_more}", execution.job, named.join(", "));
         Err(Fault::new(Code::FailedPrecondition, reason::CONCURRENCY_LIMIT, message).with("holders", named.join(",")))
     }
 

@@ -1,4 +1,5 @@
-//! The inbox of approvals: executions that wait for somebody's word, those that wait for the visitor's first.
+//! The inbox of approvals: executions that wait for somebody's word, those that wait for the visitor's first. What the visitor has approved
+//! waits for others.
 
 use askama::Template;
 use axum::response::Response;
@@ -41,10 +42,17 @@ pub(crate) async fn inbox(visitor: Visitor, fields: Fields) -> Result<Response, 
     let listed = visitor.calls.executions().list_executions(ask).await?.into_inner();
     let now = visitor.who.now;
     let whole = listed.executions.iter().map(|execution| Shown::get(&visitor.calls, &execution.id, now));
-    // one that is not there any more does not wait any more
-    let whole = join_all(whole).await.into_iter().filter_map(Result::ok);
-    let waiting = whole.filter(|shown| shown.execution.state() == ExecutionState::WaitingForApproval);
-    let (yours, others) = waiting.partition(Shown::is_callers);
+    let (mut yours, mut others) = (Vec::new(), Vec::new());
+    for shown in join_all(whole).await {
+        match shown {
+            Ok(shown) if shown.execution.state() != ExecutionState::WaitingForApproval => {}
+            Ok(shown) if shown.is_callers() && !shown.has_callers() => yours.push(shown),
+            Ok(shown) => others.push(shown),
+            // One that is not there any more does not wait any more. An inbox that shows less for any other reason would be taken for done.
+            Err(trouble) if trouble.status() == StatusCode::NOT_FOUND => {}
+            Err(trouble) => return Err(trouble),
+        }
+    }
     let next = (!listed.next_page_token.is_empty()).then(|| {
         let query = form_urlencoded::Serializer::new(String::new()).append_pair("page", &listed.next_page_token).finish();
         format!("/approvals?{query}")

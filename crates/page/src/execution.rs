@@ -104,6 +104,11 @@ impl Shown {
     pub(crate) fn is_callers(&self) -> bool {
         self.waits_for_approval() && self.approvals().is_some_and(|approvals| approvals.is_callers)
     }
+
+    /// Whether the visitor's approval is among those that it has.
+    pub(crate) fn has_callers(&self) -> bool {
+        self.approvals().is_some_and(|approvals| approvals.has_callers)
+    }
 }
 
 /// Who may approve, in words: `1 of 2 approvals, from ops or leads, not from the requester`.

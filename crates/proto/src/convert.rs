@@ -245,7 +245,7 @@ pub fn execution(execution: &Execution) -> v1::Execution {
     }
 }
 
-/// Writes what an execution needs and has of approvals. Whether they are the caller's to give, whoever knows the caller adds.
+/// Writes what an execution needs and has of approvals. Whether they are the caller's to give, or one is, whoever knows the caller adds.
 fn to_approvals(execution: &Execution) -> Option<v1::ExecutionApprovals> {
     let approvals = execution.approvals.as_deref()?;
     let decision = |ApprovalDecision { by, at, reason }: &ApprovalDecision| v1::ApprovalDecision {
@@ -261,6 +261,7 @@ fn to_approvals(execution: &Execution) -> Option<v1::ExecutionApprovals> {
         approved: approvals.approved.iter().map(decision).collect(),
         rejected: approvals.rejected.as_ref().map(decision),
         is_callers: false,
+        has_callers: false,
     })
 }
 

@@ -166,7 +166,7 @@ pub async fn run(context: &Context, args: &ExecutionsArgs) -> Outcome {
                 _ => table::render(&HEADER, executions.iter().map(|execution| row(execution, now)), shell.width),
             };
             shell.print(&table)?;
-            let yours = executions.iter().filter(|execution| approvals::is_yours(execution)).count();
+            let yours = executions.iter().filter(|execution| approvals::needs_you(execution)).count();
             if yours > 0 {
                 let these = if yours == 1 { "1 of these is".to_owned() } else { format!("{yours} of these are") };
                 shell.note(&format!("{these} yours to approve: octavius approve ID, or octavius reject ID"));

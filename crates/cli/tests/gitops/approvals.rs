@@ -54,6 +54,11 @@ fn an_execution_that_needs_approval_is_told_judged_and_explained() {
         first.starts_with(&format!("{id}  refund  waiting for approval ")) && first.contains("needs 1 more approval"),
         "{first}"
     );
+    let listed = bob.run(&["executions", "--all", "--state", "waiting_for_approval"]).unwrap().expect(0).unwrap();
+    assert!(listed.stderr.contains("1 of these is yours to approve"), "what he has approved waits for others: {}", listed.stderr);
+    let status = bob.run(&["status", &id]).unwrap().expect(0).unwrap().stdout;
+    let told = format!("\napproved by you, waits for others; if it is wrong after all: octavius reject {id}\n");
+    assert!(status.contains(&told), "{status}");
     assert_eq!(bob.run(&["approve", &id, "-o", "name"]).unwrap().expect(0).unwrap().stdout, format!("{id}\n"), "once more");
     let second = cyn.run(&["approve", &id, "-o", "json"]).unwrap().expect(0).unwrap().json().unwrap();
     assert_eq!((second["state"].as_str(), second["approvals"]["count"].as_u64()), (Some("queued"), Some(2)));

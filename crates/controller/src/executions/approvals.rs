@@ -44,7 +44,7 @@ impl Executions {
             return Err(InvalidField::new("reason", problem).into());
         }
         let principal = act.principal()?;
-        let found = self.find(principal, id).await?;
+        let found = self.find_to_decide(principal, id).await?;
         act.on("execution", found.id);
         act.note("job", &found.job);
         act.note("decision", decision.as_str());
@@ -53,7 +53,11 @@ impl Executions {
         let step = self.engine.step_from(known, decision.event(by, reason), |txn| act.done(txn)).await;
         let step = step.map_err(|error| refused(&found, error))?;
         tracing::info!(execution = %found.id, by = act.user(), decision = decision.as_str(), state = %step.execution.state, "decided");
-        self.shown(principal, &step.execution).await
+        if self.may_see(principal, &step.execution).await? {
+            return self.shown(principal, &step.execution).await;
+        }
+        // Another was quicker: they are told how it stands, and what it runs with is not for them any more.
+        self.shown_to(principal, &step.execution, octavius_proto::execution(&step.execution)).await
     }
 
     /// Them as one who would approve or reject this execution.
@@ -74,12 +78,6 @@ impl Executions {
         let approver = self.approver(principal, execution).await?;
         Ok(approvals.stands_against(&execution.user, &approver).is_none())
     }
-}
-
-/// Whether it is for a group of theirs to approve it: they must see what they judge.
-pub(super) fn is_to_judge(principal: &Principal, execution: &Execution) -> bool {
-    let groups = execution.approvals.as_deref().map(|approvals| approvals.groups.as_slice()).unwrap_or_default();
-    groups.iter().any(|group| principal.groups.contains(group))
 }
 
 /// What they are told whose decision was not taken.

@@ -5,10 +5,10 @@ use std::time::Duration;
 
 use jiff::SignedDuration;
 use octavius_core::argument::{self, Arguments};
-use octavius_core::definition::Overlap;
-use octavius_core::execution::Submission;
+use octavius_core::definition::{CatchUp, Overlap};
+use octavius_core::execution::{Event, Submission};
 use octavius_core::schedule::{Due, SCHEDULE_USER, Ticks};
-use octavius_core::{Execution, ExecutionId, Timestamp};
+use octavius_core::{Execution, ExecutionId, State, Timestamp};
 use octavius_proto::reason;
 use octavius_store::record::{SkippedTick, TickRecord};
 use octavius_store::{Commit, Entry, Revision, StoreError, Txn, codec, key};
@@ -28,6 +28,15 @@ pub(super) enum Attended {
     Done,
     /// It is to be attended to again after so long.
     Later(Duration),
+}
+
+/// How the execution that a job's schedule made last stands.
+enum Before {
+    /// It has ended.
+    Over,
+    GoesOn,
+    /// It waits for approval, and for so long at most.
+    EndsIn(Duration),
 }
 
 /// How a transaction that moves a cursor went.
@@ -97,9 +106,14 @@ impl Ticker {
         }
         if timed.scheduled.schedule.overlap == Overlap::Skip
             && let Some(id) = timed.record.execution
-            && self.goes_on(id).await?
         {
-            return self.skip(timed, tick, SkippedTick::OVERLAP, Some(id)).await;
+            // What is late anyway, and to be made good, may be a little later.
+            let patience = if timed.scheduled.schedule.catch_up == CatchUp::None { tick } else { now };
+            match self.before(id, now, patience.saturating_add(GRACE).unwrap_or(Timestamp::MAX)).await? {
+                Before::Over => {}
+                Before::GoesOn => return self.skip(timed, tick, SkippedTick::OVERLAP, Some(id)).await,
+                Before::EndsIn(wait) => return Ok(Attended::Later(wait)),
+            }
         }
         if self.executions.room.for_work().is_err() {
             return Ok(Attended::Later(self.longest_pause())); // it runs late, or is missed
@@ -164,11 +178,30 @@ impl Ticker {
         self.skip(timed, tick, SkippedTick::MISSED, None).await
     }
 
-    async fn goes_on(&self, id: ExecutionId) -> Result<bool, StoreError> {
-        match self.executions.engine.get(id).await {
-            Ok(execution) => Ok(!execution.state.is_terminal()),
+    /// How the execution before stands, at `now`. One that waits for approval and will not have got it before `until` is as good as ended: of a
+    /// job whose approvals are good for as long as there is between two ticks it ends just after the next is due.
+    async fn before(&self, id: ExecutionId, now: Timestamp, until: Timestamp) -> Result<Before, StoreError> {
+        let engine = &self.executions.engine;
+        let execution = match engine.get(id).await {
+            Ok(execution) => execution,
+            Err(EngineError::Store(error)) => return Err(error),
+            Err(_) => return Ok(Before::Over), // it ended long ago, and is removed
+        };
+        if execution.state.is_terminal() {
+            return Ok(Before::Over);
+        }
+        let waits = execution.state == State::WaitingForApproval;
+        let Some(ends) = execution.approval_expires_at().filter(|ends| waits && *ends < until) else { return Ok(Before::GoesOn) };
+        if let Ok(wait) = Duration::try_from(ends.duration_since(now))
+            && !wait.is_zero()
+        {
+            return Ok(Before::EndsIn(wait));
+        }
+        // Its time is over, and nobody has ended it yet: another who does so at the same time does no harm.
+        match engine.step(id, Event::ExpireWait).await {
+            Ok(_) => Ok(Before::Over),
             Err(EngineError::Store(error)) => Err(error),
-            Err(_) => Ok(false), // it ended long ago, and is removed
+            Err(_) => Ok(Before::EndsIn(RETRY)), // approved or ended a moment ago: looked at again
         }
     }
 

@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicU8, Ordering};
 use async_trait::async_trait;
 use octavius_catalog::manifest::Entry as ManifestEntry;
 use octavius_core::argument::Arguments;
-use octavius_core::execution::{Event as Step, Submission};
+use octavius_core::execution::{Approver, Event as Step, Submission};
 use octavius_core::schedule::SCHEDULE_USER;
 use octavius_core::{CatalogName, Execution, ExecutionId, JobDefinition, State, Timing};
 use octavius_proto::v1;
@@ -294,6 +294,37 @@ async fn a_tick_is_skipped_while_the_one_before_goes_on_unless_both_may_run() {
     assert_eq!(house.ran("skip").await, ["04:00"], "what was skipped stays so");
     part.goes_on("06:00:00").await;
     assert_eq!(house.ran("skip").await, ["04:00", "06:00"]);
+}
+
+#[tokio::test]
+async fn what_waits_for_approval_until_just_after_the_next_tick_does_not_keep_that_away() {
+    let house = House::open();
+    let part = house.part("03:30:00");
+    let gated = |name, valid_for| {
+        let approvals = format!(r#"{{"approvals":{{"valid_for":"{valid_for}"}},"#);
+        job(name, "0 * * * *", "").replacen('{', &approvals, 1)
+    };
+    house.apply(&part, &[gated("hour", "1h"), gated("longer", "61m"), gated("approved", "1h")], &[]).await;
+    part.learns_and_goes_on("03:30:00").await;
+    part.goes_on("04:00:20").await;
+    let first = |job: &'static str| async { house.executions(job).await.remove(0) };
+    let approved = first("approved").await.id;
+    assert_eq!(first("hour").await.state, State::WaitingForApproval);
+    part.goes_on("05:00:00").await;
+    assert_eq!(house.ran("hour").await, ["04:00"], "two do not wait at once");
+    assert!(house.cursor("hour").await.unwrap().skipped.is_none(), "its time is still to come");
+    let skipped = ("05:00".to_owned(), "overlap".to_owned(), Some(first("longer").await.id));
+    assert_eq!(house.skipped("longer").await, skipped, "what waits longer goes on");
+    let by = Approver { user: "bob".into(), groups: Vec::new(), may_run: true };
+    part.ticker.executions.engine.step(approved, Step::Approve { by, reason: String::new() }).await.unwrap();
+    part.goes_on("05:00:10").await;
+    assert_eq!(house.skipped("approved").await, ("05:00".to_owned(), "overlap".to_owned(), Some(approved)), "it is to run now");
+    part.goes_on("05:00:20").await;
+    assert_eq!(house.ran("hour").await, ["04:00", "05:00"]);
+    assert_eq!(first("hour").await.state, State::TimedOut);
+    part.goes_on("06:00:25").await;
+    assert_eq!(house.ran("hour").await, ["04:00", "05:00", "06:00"]);
+    assert_eq!(house.ran("longer").await, ["04:00", "06:00"], "ended by then, whether anybody had looked at it or not");
 }
 
 #[tokio::test]

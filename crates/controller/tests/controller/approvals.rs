@@ -8,11 +8,13 @@ use octavius_core::{ExecutionId, Timestamp};
 use octavius_proto::client::Connection;
 use octavius_proto::v1::{self, ExecutionState as S, Role, Verdict};
 use octavius_proto::{Fault, reason};
-use octavius_store::{Range, key};
+use octavius_store::{Range, Txn, key};
 use tonic::Code;
 
 use crate::fake::{Fake, Session, hello};
-use crate::harness::{House, cancel, connect, eventually, execute, get, reaches, request, rerun_request, send, send_rerun, told};
+use crate::harness::{
+    House, cancel, connect, eventually, execute, get, reaches, request, rerun_request, send, send_rerun, soon, told,
+};
 use crate::waiting::http;
 
 const GATED: &str = r#"{"name":"gated","command":["true"],"approvals":{}}"#;
@@ -27,6 +29,12 @@ async fn approve(connection: &Connection, id: &str) -> Result<v1::Execution, Fau
 async fn reject(connection: &Connection, id: &str) -> Result<v1::Execution, Fault> {
     let request = v1::RejectExecutionRequest { id: id.to_owned(), reason: "not today".into() };
     let response = connection.executions().reject_execution(request).await.map_err(|status| told(&status))?;
+    Ok(response.into_inner().execution.unwrap())
+}
+
+async fn sees(connection: &Connection, id: &str) -> Result<v1::Execution, Fault> {
+    let request = v1::GetExecutionRequest { id: id.to_owned() };
+    let response = connection.executions().get_execution(request).await.map_err(|status| told(&status))?;
     Ok(response.into_inner().execution.unwrap())
 }
 
@@ -92,10 +100,12 @@ async fn through_every_door_it_waits_until_it_is_approved() {
     assert_eq!((indexed(&house).await, awaiting(&ann, 50).await), ((0, 0), vec![]));
     // What is over, or asks for nothing, is nobody's to approve.
     house.apply(&[r#"{"name":"open","command":["true"]}"#]).await;
-    for (id, state) in [(first, "succeeded"), (execute(&ann, "open", &[]).await.unwrap(), "")] {
+    let open = execute(&ann, "open", &[]).await.unwrap();
+    assert_eq!(session.assignment().await.id, open);
+    for (id, state) in [(first, "succeeded"), (open, "claimed")] {
         let fault = approve(&house.admin().await, &id).await.unwrap_err();
         assert_eq!((fault.code, fault.reason.as_str()), (Code::FailedPrecondition, reason::NOT_WAITING_FOR_APPROVAL));
-        assert!(fault.message.contains(&id) && fault.message.contains(state), "{fault:?}");
+        assert_eq!(fault.message, format!("execution {id} does not wait for approval: it is {state}"));
     }
 }
 
@@ -129,9 +139,10 @@ async fn a_tick_of_a_schedule_waits_too_and_the_next_is_skipped_meanwhile() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_waits_outlives_its_controller_and_is_approved_through_any() {
     let mut house = House::open().await;
-    house.apply(&[GATED]).await;
+    house.apply(&[r#"{"name":"gated","command":["true"],"approvals":{"count":2}}"#]).await;
     let ann = house.token(Role::User, "ann", &[]).await.token;
     let bob = house.token(Role::User, "bob", &[]).await.token;
+    let cyn = house.token(Role::User, "cyn", &[]).await.token;
     let token = house.register("e").await;
     let id = execute(&house.connect(Some(&ann)).await, "gated", &[]).await.unwrap();
     house.stop().await;
@@ -142,11 +153,18 @@ async fn what_waits_outlives_its_controller_and_is_approved_through_any() {
     session.hears_nothing(2).await;
     let there = connect(neighbour.address(), Some(&bob)).await;
     assert_eq!(awaiting(&there, 50).await, std::slice::from_ref(&id));
-    // At both at once: one of them counts.
-    let here = house.connect(Some(&bob)).await;
+    // Two people at both at once: both count, and it is handed out once.
+    let here = house.connect(Some(&cyn)).await;
     let (one, other) = tokio::join!(approve(&here, &id), approve(&there, &id));
-    assert_eq!((one.unwrap().approvals.unwrap().approved.len(), other.unwrap().approvals.unwrap().approved.len()), (1, 1));
+    let mut after = [one.unwrap(), other.unwrap()].map(|known| (known.approvals.as_ref().unwrap().approved.len(), known.state()));
+    after.sort_unstable();
+    assert_eq!(after[0], (1, S::WaitingForApproval));
+    assert_eq!(after[1].0, 2);
     assert_eq!(session.assignment().await.id, id);
+    let mut approved: Vec<_> = get(&here, &id).await.approvals.unwrap().approved.into_iter().map(|one| one.by).collect();
+    approved.sort_unstable();
+    assert_eq!(approved, ["bob", "cyn"]);
+    session.hears_nothing(2).await;
     neighbour.stop().await;
 }
 
@@ -178,7 +196,7 @@ async fn only_those_approve_whom_the_file_names_and_they_see_what_they_judge() {
     assert_eq!(approve(&eve, &id).await.unwrap_err().reason, reason::EXECUTION_NOT_FOUND);
     let viewer = house.person(Role::Viewer, "vic", &["ops"]).await;
     assert_eq!(approve(&viewer, &id).await.unwrap_err().reason, reason::NOT_PERMITTED);
-    assert!(!get(&viewer, &id).await.approvals.unwrap().is_callers);
+    assert_eq!(sees(&viewer, &id).await.unwrap_err().reason, reason::EXECUTION_NOT_FOUND, "and have nothing to judge");
 
     let bob = house.person(Role::User, "bob", &["ops"]).await;
     assert_eq!(execute(&bob, "vip", &[]).await.unwrap_err().reason, reason::JOB_NOT_FOUND, "it is not his to run");
@@ -189,20 +207,92 @@ async fn only_those_approve_whom_the_file_names_and_they_see_what_they_judge() {
         (approvals.groups.as_slice(), approvals.count, approvals.not_self),
         (&["leads".to_owned(), "ops".into()][..], 1, true)
     );
-    assert!(approvals.is_callers && approvals.approved.is_empty());
+    assert!(approvals.is_callers && !approvals.has_callers && approvals.approved.is_empty());
     assert_eq!(seen.arguments["order"], "A-1");
     let created = seen.created_at.unwrap();
     assert_eq!(approvals.expires_at.unwrap().seconds, created.seconds + 24 * 3600);
     let approved = approve(&bob, &id[18..]).await.unwrap();
     assert_eq!(approved.state(), S::Queued);
     let approvals = approved.approvals.unwrap();
-    assert!(!approvals.is_callers);
+    assert!(!approvals.is_callers && approvals.has_callers);
     assert_eq!((approvals.approved[0].by.as_str(), approvals.approved[0].reason.as_str()), ("bob", "seen"));
     assert!(approvals.approved[0].at.is_some());
 
     let long = v1::ApproveExecutionRequest { id, reason: "x".repeat(201) };
     let fault = told(&bob.executions().approve_execution(long).await.unwrap_err());
     assert_eq!((fault.code, fault.violations[0].field.as_str()), (Code::InvalidArgument, "reason"));
+}
+
+#[tokio::test]
+async fn who_only_judges_an_execution_sees_it_while_they_do_and_neither_reads_its_log_nor_cancels_it() {
+    let house = House::open().await;
+    let job = r#"{"name":"vip","command":["true"],"authorized_groups":["support"],"env_vars":{"args":[{"name":"order"}]},
+        "approvals":{"groups":["ops"]}}"#;
+    house.apply(&[job]).await;
+    let ann = house.person(Role::User, "ann", &["support"]).await;
+    let (bob, cyn) = (house.person(Role::User, "bob", &["ops"]).await, house.person(Role::User, "cyn", &["ops"]).await);
+    let (fake, mut session) = executor(&house, 1).await;
+    let id = execute(&ann, "vip", &[("order", "A-1")]).await.unwrap();
+    let watch = async |connection: &Connection| {
+        let watched = v1::WatchExecutionRequest { id: id.clone() };
+        let mut watch = connection.executions().watch_execution(watched).await.unwrap().into_inner();
+        let first = soon("a state", watch.message()).await.unwrap().unwrap().execution.unwrap();
+        assert_eq!((first.state(), first.arguments["order"].as_str()), (S::WaitingForApproval, "A-1"));
+        watch
+    };
+    let (mut bobs, mut cyns) = (watch(&bob).await, watch(&cyn).await);
+    let may_do_nothing_else = async |connection: &Connection| {
+        let read = v1::ReadLogRequest { id: id.clone(), ..Default::default() };
+        let cancel = v1::CancelExecutionRequest { id: id.clone() };
+        for (status, what) in [
+            (connection.logs().read_log(read).await.map(drop).unwrap_err(), "read its log"),
+            (connection.executions().cancel_execution(cancel).await.map(drop).unwrap_err(), "cancel it"),
+        ] {
+            let fault = told(&status);
+            assert_eq!((fault.code, fault.reason.as_str()), (Code::PermissionDenied, reason::NOT_PERMITTED));
+            let why = format!("yours to approve or reject, not to {what}: that is for ann and for the groups of job vip");
+            assert!(fault.message.ends_with(&why), "{fault:?}");
+        }
+    };
+    may_do_nothing_else(&bob).await;
+    approve(&bob, &id).await.unwrap();
+
+    // He sees what has come of his word. She has said nothing, and it is nothing to her any more.
+    let next = soon("the next state", bobs.message()).await.unwrap().unwrap().execution.unwrap();
+    assert_eq!(next.state(), S::Queued);
+    let fault = told(&soon("the end", cyns.message()).await.unwrap_err());
+    assert_eq!(fault.reason, reason::EXECUTION_NOT_FOUND);
+    assert_eq!(sees(&cyn, &id).await.unwrap_err().reason, reason::EXECUTION_NOT_FOUND);
+    let late = approve(&cyn, &id).await.unwrap();
+    assert!(late.arguments.is_empty() && late.attempts.is_empty(), "it goes on as she wants it: {late:?}");
+    assert_eq!(reject(&cyn, &id).await.unwrap_err().reason, reason::NOT_WAITING_FOR_APPROVAL);
+    let claim = session.assignment().await;
+    fake.completes(&claim, b"of support's").await;
+    assert_eq!(reaches(&bob, &id, S::Succeeded).await.arguments["order"], "A-1");
+    may_do_nothing_else(&bob).await;
+    let read = v1::ReadLogRequest { id: id.clone(), ..Default::default() };
+    ann.logs().read_log(read).await.unwrap();
+    // Nor is it hers to judge what never was for approval, or was rejected by another.
+    let rejected = execute(&ann, "vip", &[]).await.unwrap();
+    reject(&bob, &rejected).await.unwrap();
+    assert_eq!(sees(&bob, &rejected).await.unwrap().state(), S::Cancelled);
+    assert_eq!(sees(&cyn, &rejected).await.unwrap_err().reason, reason::EXECUTION_NOT_FOUND);
+}
+
+/// What waits may have been asked for before a thousand others.
+#[tokio::test]
+async fn the_end_of_an_id_finds_what_waits_however_much_came_after_it() {
+    let house = House::open().await;
+    house.apply(&[GATED, r#"{"name":"open","command":["true"]}"#]).await;
+    let (ann, bob) = (house.person(Role::User, "ann", &[]).await, house.person(Role::User, "bob", &[]).await);
+    let id = execute(&ann, "gated", &[]).await.unwrap();
+    let open: ExecutionId = execute(&ann, "open", &[]).await.unwrap().parse().unwrap();
+    let record = house.store().get(&key::execution(open)).await.unwrap().unwrap().value;
+    for _ in 0..10 {
+        let txn = (0..100).fold(Txn::new(), |txn, _| txn.put(key::execution(ExecutionId::generate()), record.clone()));
+        house.store().commit(txn).await.unwrap();
+    }
+    assert_eq!(approve(&bob, &id[14..]).await.unwrap().id, id);
 }
 
 #[tokio::test]
@@ -216,32 +306,37 @@ async fn two_pairs_of_eyes_are_two_people() {
         let watched = v1::WatchExecutionRequest { id: id.clone() };
         admin.executions().watch_execution(watched).await.unwrap().into_inner()
     };
+    let mut next = async || {
+        let execution = soon("a state", watch.message()).await.unwrap().unwrap().execution.unwrap();
+        (execution.state(), execution.approvals.unwrap().approved.len())
+    };
+    assert_eq!(next().await, (S::WaitingForApproval, 0));
     for connection in [&ann, &house.person(Role::User, "ann", &[]).await] {
         let after = approve(connection, &id).await.unwrap();
-        assert_eq!((after.state(), after.approvals.unwrap().approved.len()), (S::WaitingForApproval, 1));
+        let approvals = after.approvals.as_ref().unwrap();
+        assert_eq!((after.state(), approvals.approved.len()), (S::WaitingForApproval, 1));
+        assert!(approvals.is_callers && approvals.has_callers, "she may still reject it");
     }
     // The rule is that of the definition that it runs, whatever is applied meanwhile.
     house.apply(&[r#"{"name":"twice","command":["true"]}"#]).await;
     assert_eq!(get(&ann, &id).await.state(), S::WaitingForApproval);
     assert_eq!(approve(&admin, &id).await.unwrap().state(), S::Queued);
-    let mut told = Vec::new();
-    while told.last() != Some(&(S::Queued, 2)) {
-        let execution = crate::harness::soon("a state", watch.message()).await.unwrap().unwrap().execution.unwrap();
-        told.push((execution.state(), execution.approvals.unwrap().approved.len()));
-    }
-    assert_eq!(told.first().map(|(state, _)| *state), Some(S::WaitingForApproval), "{told:?}");
+    assert_eq!([next().await, next().await], [(S::WaitingForApproval, 1), (S::Queued, 2)], "each step of it");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_is_not_approved_and_started_in_time_ends() {
     let clock = clock();
     let house = House::by(clock.clone()).await;
-    house.apply(&[r#"{"name":"hourly","command":["true"],"retries":1,"approvals":{"valid_for":"1h"}}"#]).await;
+    let hourly = r#"{"name":"hourly","command":["true"],"retries":1,"approvals":{"valid_for":"1h"}}"#;
+    // Nobody can take it, also where a claim is given up just when its time is over.
+    let nowhere = r#"{"name":"nowhere","command":["true"],"executor":{"zone":"none"},"approvals":{"valid_for":"1h"}}"#;
+    house.apply(&[hourly, nowhere]).await;
     let (ann, bob) = (house.person(Role::User, "ann", &[]).await, house.person(Role::User, "bob", &[]).await);
     let (fake, mut session) = executor(&house, 2).await;
     let mut ids = Vec::new();
-    for _ in 0..4 {
-        ids.push(execute(&ann, "hourly", &[]).await.unwrap());
+    for job in ["hourly", "hourly", "nowhere", "hourly"] {
+        ids.push(execute(&ann, job, &[]).await.unwrap());
     }
     // The first starts and fails, and is about to be tried again; the second is claimed; the third is approved; the fourth is not.
     approve(&bob, &ids[0]).await.unwrap();
@@ -306,7 +401,12 @@ async fn what_is_rejected_or_cancelled_never_starts() {
         assert_eq!(ended.approvals.unwrap().rejected.unwrap().by, "bob");
     }
     assert_eq!(cancel(&ann, &cancelled).await.state(), S::Cancelled);
-    for id in [&rejected, &cancelled] {
+    // One approval is there, and it is cancelled before it starts: whoever gave it is told so when they give it again.
+    house.apply(&[r#"{"name":"twice","command":["true"],"approvals":{"count":2}}"#]).await;
+    let halfway = execute(&ann, "twice", &[]).await.unwrap();
+    approve(&house.admin().await, &halfway).await.unwrap();
+    assert_eq!(cancel(&ann, &halfway).await.state(), S::Cancelled);
+    for id in [&rejected, &cancelled, &halfway] {
         let fault = approve(&house.admin().await, id).await.unwrap_err();
         assert_eq!((fault.reason.as_str(), fault.fact("state")), (reason::NOT_WAITING_FOR_APPROVAL, Some("cancelled")));
     }
@@ -320,7 +420,7 @@ async fn what_is_rejected_or_cancelled_never_starts() {
     eventually("the decisions to be counted", async || {
         let (_, body) = http(house.metrics_address(), "GET", "/metrics").await;
         let expected = [
-            "octavius_approvals_total{decision=\"approved\"} 1",
+            "octavius_approvals_total{decision=\"approved\"} 2",
             "octavius_approvals_total{decision=\"rejected\"} 1",
             "octavius_executions_waiting_for_approval 0",
         ];

@@ -117,6 +117,35 @@ async fn every_execution_of_a_backup_is_there_after_a_restore() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_waits_for_approval_waits_still_after_a_restore_and_can_be_approved() {
+    let house = House::open().await;
+    house.apply(&[r#"{"name":"gated","command":["true"],"approvals":{"count":2}}"#]).await;
+    let bob = house.token(Role::User, "bob", &[]).await.token;
+    let ann = house.person(Role::User, "ann", &[]).await;
+    let id = execute(&ann, "gated", &[]).await.unwrap();
+    let approve = async |connection: &octavius_proto::client::Connection| {
+        let request = v1::ApproveExecutionRequest { id: id.clone(), reason: String::new() };
+        connection.executions().approve_execution(request).await.unwrap().into_inner().execution.unwrap()
+    };
+    let admin = house.admin().await;
+    assert_eq!(approve(&admin).await.state(), S::WaitingForApproval);
+    let file = take(&admin).await.unwrap();
+
+    let dir = tempfile::tempdir().unwrap();
+    let store = open_embedded(&dir.path().join("store"), EmbeddedOptions::default()).unwrap();
+    backup::restore(&*store, &mut Cursor::new(&file)).await.unwrap();
+    let controller = Controller::start(options(&house.dir().join("archive"), &store, &dir)).await.unwrap();
+    let restored = connect(controller.address(), Some(&bob)).await;
+    let states = vec![S::WaitingForApproval.into()];
+    let request = v1::ListExecutionsRequest { all: true, states, ..Default::default() };
+    let listed = restored.executions().list_executions(request).await.unwrap().into_inner().executions;
+    assert_eq!(listed.iter().map(|execution| &execution.id).collect::<Vec<_>>(), [&id]);
+    let queued = approve(&restored).await;
+    assert_eq!((queued.state(), queued.approvals.unwrap().approved.len()), (S::Queued, 2), "the approval of before counts");
+    controller.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn only_admins_take_backups_and_a_stopping_controller_ends_them() {
     let mut house = House::open().await;
     for role in [Role::Viewer, Role::User, Role::Applier] {

@@ -72,6 +72,13 @@ async fn a_job_that_refuses_more_says_by_whom_its_slots_are_held_and_repeats_its
         assert!(refused.message.contains(&one) && refused.message.contains(&other), "{refused:?}");
         assert_eq!(send(connection, first.clone()).await.unwrap(), one, "the call repeated is no other call");
     }
+    // One that waits for approval holds its slot too, and who looks for one that runs is told.
+    house.apply(&[r#"{"name":"gated","command":["true"],"approvals":{},"concurrency":{"limit":1,"when_full":"reject"}}"#]).await;
+    let waits = execute(&admin, "gated", &[]).await.unwrap();
+    let refused = execute(&admin, "gated", &[]).await.unwrap_err();
+    let why = format!("job gated refuses more: one execution of it runs, or waits for approval, already, {waits}");
+    assert_eq!(refused.message, why);
+    cancel(&admin, &waits).await;
     // A slot is free as soon as it is given back, also where the other controller's watch has not shown it.
     for _ in 0..5 {
         cancel(&admin, &one).await;

@@ -105,6 +105,12 @@ impl ExecutionApprovals {
         self.approved.iter().any(|decision| decision.by == user)
     }
 
+    /// Whether they have approved or rejected it.
+    #[must_use]
+    pub fn has_decision_of(&self, user: &str) -> bool {
+        self.has_approval_of(user) || self.rejected.as_ref().is_some_and(|rejected| rejected.by == user)
+    }
+
     /// When an execution that was asked for at `created_at` ends where it has not started by then.
     #[must_use]
     pub fn expires_at(&self, created_at: Timestamp) -> Timestamp {
@@ -162,17 +168,20 @@ impl Execution {
     }
 
     pub(super) fn approve(&mut self, by: Approver, reason: String, at: Timestamp) -> Result<Applied, Refusal> {
-        let (state, is_over) = (self.state, self.approval_is_over(at));
+        let (state, is_over, has_started) = (self.state, self.approval_is_over(at), self.starts() > 0);
         let approvals = self.for_decision(&by)?;
-        let goes_on = approvals.is_complete() && !state.is_terminal();
-        if approvals.has_approval_of(&by.user) || goes_on {
-            return Ok(Applied::Unchanged); // the call repeated, or another was quicker: it is as they want it
-        }
+        let has_theirs = approvals.has_approval_of(&by.user);
         if state != State::WaitingForApproval {
-            return Err(Refusal::NotWaitingForApproval(state));
+            // The call repeated, or another was quicker: it is as they want it where it goes on, or went on and theirs was one of those that
+            // let it.
+            let is_done = approvals.is_complete() && (!state.is_terminal() || (has_theirs && has_started));
+            return if is_done { Ok(Applied::Unchanged) } else { Err(Refusal::NotWaitingForApproval(state)) };
         }
         if is_over {
             return Err(Refusal::ApprovalExpired);
+        }
+        if has_theirs {
+            return Ok(Applied::Unchanged);
         }
         approvals.approved.push(ApprovalDecision { by: by.user, at, reason });
         if approvals.is_complete() {

@@ -48,6 +48,8 @@ pub(crate) struct World {
     pub(crate) audit: Vec<v1::AuditRecord>,
     pub(crate) log: Vec<u8>,
     pub(crate) user: String,
+    /// An execution that cannot be read, and what is told of that.
+    pub(crate) unread: Option<(String, Fault)>,
     /// What the next call that changes something is refused with.
     pub(crate) refusal: Option<Fault>,
     /// The RPCs that were called, and what they were asked for where they change something.
@@ -369,6 +371,9 @@ impl ExecutionService for Fake {
         let mut id = request.into_inner().id;
         if id == "@latest" {
             id = self.world().executions.first().map(|execution| execution.id.clone()).unwrap_or_default();
+        }
+        if let Some((_, fault)) = self.world().unread.clone().filter(|(unread, _)| *unread == id) {
+            return Err(fault.into());
         }
         let execution = Some(self.execution(&id)?);
         Ok(Response::new(v1::GetExecutionResponse { execution, wait: self.world().wait.clone() }))

@@ -193,3 +193,36 @@ async fn whose_approval_is_not_waited_for_is_offered_no_button() {
         assert!(!page.text.contains("value=\"approve\"") && !page.text.contains("value=\"reject\""));
     }
 }
+
+#[tokio::test]
+async fn what_one_has_approved_waits_for_others_and_can_only_be_rejected() {
+    let fake = world("x");
+    let mut waiting = fake.world().executions[0].clone();
+    waiting.approvals.as_mut().unwrap().has_callers = true;
+    fake.put(waiting);
+    let mut browser = Browser::of(&fake, "user");
+    let inbox = browser.get("/approvals").await.text;
+    assert!(
+        inbox.contains("Nothing waits for you.") && inbox.contains("Waiting for others") && inbox.contains(WAITING),
+        "{inbox}"
+    );
+    assert!(!inbox.contains("value=\"approve\""), "{inbox}");
+    let page = browser.get(&format!("/executions/{WAITING}")).await.text;
+    assert!(page.contains("value=\"reject\"") && !page.contains("value=\"approve\""), "{page}");
+}
+
+/// Who finds nothing in the inbox goes home: it is empty only where nothing waits.
+#[tokio::test]
+async fn an_inbox_that_cannot_be_read_in_whole_says_so_and_what_is_gone_is_passed_over() {
+    let fake = world("x");
+    let mut browser = Browser::of(&fake, "user");
+    let unread = |code, reason: &str| Some((WAITING.to_owned(), Fault::new(code, reason, "the store does not answer")));
+    fake.world().unread = unread(Code::Unavailable, reason::STORE_UNAVAILABLE);
+    let inbox = browser.get("/approvals").await;
+    assert_eq!(inbox.status, StatusCode::SERVICE_UNAVAILABLE);
+    assert!(inbox.text.contains("the store does not answer") && !inbox.text.contains("Nothing waits for you."), "{}", inbox.text);
+    fake.world().unread = unread(Code::NotFound, reason::EXECUTION_NOT_FOUND);
+    let inbox = browser.get("/approvals").await;
+    assert_eq!(inbox.status, StatusCode::OK);
+    assert!(inbox.text.contains("Nothing waits for you."), "{}", inbox.text);
+}

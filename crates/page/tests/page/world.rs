@@ -118,6 +118,7 @@ pub(crate) fn world(text: &str) -> Fake {
         approved: vec![decision],
         rejected: None,
         is_callers: true,
+        has_callers: false,
     };
     world.executions = vec![
         v1::Execution { approvals: Some(approvals), ..execution(WAITING, ExecutionState::WaitingForApproval, text) },

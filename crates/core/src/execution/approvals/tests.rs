@@ -90,12 +90,43 @@ fn one_who_may_approve_can_say_no_also_after_a_yes_and_nothing_follows_it() {
     let over = Err(Refusal::NotWaitingForApproval(State::Cancelled));
     assert_eq!(reject(&mut execution, who("cyn", &[]), 3), over);
     assert_eq!(approve(&mut execution, who("cyn", &[]), 3), over);
+    assert_eq!(approve(&mut execution, who("bob", &[]), 3), over, "his yes came to nothing, and he is told so");
     // What is approved is stopped by cancelling it, and what asks for no approval has nobody's word.
     let mut execution = asked("{}");
     approve(&mut execution, who("bob", &[]), 1).unwrap();
     assert_eq!(reject(&mut execution, who("bob", &[]), 2), Err(Refusal::NotWaitingForApproval(State::Queued)));
     execution.approvals = None;
     assert_eq!(approve(&mut execution, who("bob", &[]), 2), Err(Refusal::NotWaitingForApproval(State::Queued)));
+}
+
+#[test]
+fn an_approval_that_is_repeated_is_no_error_only_where_it_let_something_start() {
+    let approved = || {
+        let mut execution = asked("{}");
+        approve(&mut execution, who("bob", &[]), 1).unwrap();
+        execution
+    };
+    // It starts, and ends as it may.
+    let mut execution = approved();
+    let fence = claim(&mut execution, 1, 2).unwrap();
+    execution.apply(Event::Start { fence }, at(3)).unwrap();
+    assert_eq!(approve(&mut execution, who("bob", &[]), 4), Ok(Applied::Unchanged));
+    execution.apply(Event::Finish { fence, ending: Ending::succeeded(), log: None }, at(5)).unwrap();
+    assert_eq!(approve(&mut execution, who("bob", &[]), 6), Ok(Applied::Unchanged));
+    assert_eq!(approve(&mut execution, who("cyn", &[]), 6), Err(Refusal::NotWaitingForApproval(State::Succeeded)));
+    // It is cancelled in the queue, or not handed out in time.
+    let mut cancelled = approved();
+    cancelled.apply(Event::Cancel { by: "ann".into() }, at(2)).unwrap();
+    assert_eq!(approve(&mut cancelled, who("bob", &[]), 3), Err(Refusal::NotWaitingForApproval(State::Cancelled)));
+    let mut expired = approved();
+    let over = expired.waits_until();
+    expired.apply(Event::ExpireWait, over).unwrap();
+    let again = expired.apply(Event::Approve { by: who("bob", &[]), reason: String::new() }, over);
+    assert_eq!(again, Err(Refusal::NotWaitingForApproval(State::TimedOut)));
+    // One of two is not enough, and the time is over before it is ended.
+    let mut half = asked(r#"{"count":2,"valid_for":"1h"}"#);
+    approve(&mut half, who("bob", &[]), 1).unwrap();
+    assert_eq!(approve(&mut half, who("bob", &[]), 3600), Err(Refusal::ApprovalExpired));
 }
 
 #[test]
