@@ -143,7 +143,8 @@ fn ping(free: u32) -> SessionRequest {
 pub(crate) struct Session {
     /// What it was greeted with.
     pub(crate) welcome: v1::Welcome,
-    heard: Streaming<SessionResponse>,
+    /// What the controller says, pongs and all.
+    pub(crate) heard: Streaming<SessionResponse>,
     /// Kept, so that falling silent is not hanging up.
     say: mpsc::Sender<SessionRequest>,
     /// What the pings say is free.
