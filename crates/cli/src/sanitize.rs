@@ -7,11 +7,16 @@ pub fn line(text: &str) -> String {
     text.chars().map(|c| if is_hidden(c) { '\u{fffd}' } else { c }).collect()
 }
 
-/// The first paragraph of a text in one line, for places where one line is all there is. A line alone may end in the middle of a sentence.
+/// The first sentence of a text in one line, for places where one line is all there is: a line of the text may end in the middle of it. It ends
+/// where a new one begins, with a capital, or with the paragraph.
 #[must_use]
-pub fn first_paragraph(text: &str) -> String {
+pub fn first_sentence(text: &str) -> String {
     let lines = text.lines().map(str::trim).skip_while(|line| line.is_empty()).take_while(|line| !line.is_empty());
-    lines.collect::<Vec<_>>().join(" ")
+    let mut paragraph = lines.collect::<Vec<_>>().join(" ");
+    let begins = |rest: &str| rest.strip_prefix(' ').is_some_and(|rest| rest.trim_start().starts_with(char::is_uppercase));
+    let end = paragraph.match_indices(['.', '!', '?']).map(|(at, mark)| at + mark.len()).find(|end| begins(&paragraph[*end..]));
+    paragraph.truncate(end.unwrap_or(paragraph.len()));
+    paragraph
 }
 
 /// Control characters, and those that reorder what stands around them.
@@ -158,9 +163,14 @@ mod tests {
 
     #[test]
     fn a_sentence_is_not_cut_where_its_line_ends() {
-        assert_eq!(first_paragraph("\n  Warns of those\n  that end.\n\nExit code 1: one ends."), "Warns of those that end.");
-        assert_eq!(first_paragraph(" one\r\n"), "one");
-        assert_eq!(first_paragraph("\n\n"), "");
+        assert_eq!(first_sentence("\n  Warns of those\n  that end.\n\nExit code 1: one ends."), "Warns of those that end.");
+        assert_eq!(
+            first_sentence("Warns of those\nthat end, e.g. soon. Exit code 1: one."),
+            "Warns of those that end, e.g. soon."
+        );
+        assert_eq!(first_sentence("Version 1.2 of it? Übung"), "Version 1.2 of it?");
+        assert_eq!(first_sentence(" one\r\n"), "one");
+        assert_eq!(first_sentence("\n\n"), "");
     }
 
     #[test]

@@ -23,7 +23,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::app::App;
 use crate::form::Fields;
-use crate::session::{cookie_name, cookie_value, enter, peer, safe_next};
+use crate::session::{cookie_name, cookie_value, enter, peer, safe_next, set_cookie};
 use crate::trouble::Trouble;
 
 /// Seconds that somebody may take to sign in with their provider.
@@ -127,11 +127,6 @@ fn own_cookie(app: &App, parts: &Parts) -> String {
     cookie_name(app.options.secure, "octavius-sign-in", &parts.headers, &parts.uri)
 }
 
-fn set(app: &App, name: &str, value: &str, seconds: i64) -> (http::HeaderName, String) {
-    let secure = if app.options.secure { "; Secure" } else { "" };
-    (SET_COOKIE, format!("{name}={value}; Path=/; HttpOnly; SameSite=Lax; Max-Age={seconds}{secure}"))
-}
-
 fn provider<'a>(app: &'a App, name: &str) -> Result<&'a dyn Provider, Trouble> {
     let known = app.options.providers.iter().find(|provider| provider.name() == name);
     known
@@ -146,8 +141,8 @@ async fn leave(State(app): State<App>, Path(name): Path<String>, request: Reques
     let address = provider.begin(&asked).await.map_err(|error| failed(&name, &error))?;
     let cookie =
         asked.to_cookie().ok_or_else(|| Trouble::refused("the address to go to is too long: sign in from the first page"))?;
-    let cookie = set(&app, &own_cookie(&app, &parts), &cookie, SECONDS);
-    Ok((StatusCode::SEE_OTHER, [cookie, (LOCATION, address)]).into_response())
+    let cookie = set_cookie(app.options.secure, &own_cookie(&app, &parts), &cookie, SECONDS);
+    Ok((StatusCode::SEE_OTHER, cookie, [(LOCATION, address)]).into_response())
 }
 
 /// That a provider cannot be used: what it said is for the log, and the visitor is told whom to ask.
@@ -191,7 +186,7 @@ async fn come_back(State(app): State<App>, request: Request) -> Result<Response,
         ),
         _ => status.into(),
     })?;
-    let (_, gone) = set(&app, &name, "", 0);
+    let [(_, gone)] = set_cookie(app.options.secure, &name, "", 0);
     if let Ok(gone) = http::HeaderValue::try_from(gone) {
         entered.headers_mut().append(SET_COOKIE, gone);
     }

@@ -26,19 +26,6 @@ const PAGE: u32 = 50;
 /// Most jobs that are looked at for the names of catalogues.
 const JOBS: u32 = 1000;
 
-/// How much a revision changed: `+1 ~2 -0, rollback to 41`.
-fn summary_of(revision: &v1::Revision) -> String {
-    let summary = revision.summary.unwrap_or_default();
-    let mut text = format!("+{} ~{} -{}", summary.added, summary.changed, summary.removed);
-    if revision.rollback_to > 0 {
-        text.push_str(&format!(", rollback to {}", revision.rollback_to));
-    }
-    if !revision.plan_id.is_empty() {
-        text.push_str(&format!(", plan {}", revision.plan_id));
-    }
-    text
-}
-
 #[derive(Template)]
 #[template(path = "revisions.html")]
 struct Revisions<'a> {

@@ -9,7 +9,7 @@ use axum::response::{IntoResponse as _, Response};
 use axum::routing::{get, post};
 use http::header::{COOKIE, HOST, SET_COOKIE};
 use http::request::Parts;
-use http::{Extensions, HeaderMap, StatusCode, Uri};
+use http::{Extensions, HeaderMap, HeaderName, StatusCode, Uri};
 use octavius_core::Timestamp;
 use octavius_proto::{Fault, v1};
 
@@ -123,7 +123,7 @@ fn cookie(headers: &HeaderMap, name: &str) -> Option<String> {
 }
 
 /// Sets the cookie for so many seconds; 0 takes it away.
-fn set_cookie(secure: bool, name: &str, value: &str, seconds: i64) -> [(http::HeaderName, String); 1] {
+pub(crate) fn set_cookie(secure: bool, name: &str, value: &str, seconds: i64) -> [(HeaderName, String); 1] {
     let secure = if secure { "; Secure" } else { "" };
     [(SET_COOKIE, format!("{name}={value}; Path=/; HttpOnly; SameSite=Lax; Max-Age={seconds}{secure}"))]
 }

@@ -301,6 +301,20 @@ pub fn hint(fault: &Fault) -> Option<&'static str> {
     })
 }
 
+/// How much a revision changed: `+1 ~2 -0, rollback to 41`.
+#[must_use]
+pub fn changes(revision: &v1::Revision) -> String {
+    let summary = revision.summary.unwrap_or_default();
+    let mut text = format!("+{} ~{} -{}", summary.added, summary.changed, summary.removed);
+    if revision.rollback_to > 0 {
+        text.push_str(&format!(", rollback to {}", revision.rollback_to));
+    }
+    if !revision.plan_id.is_empty() {
+        text.push_str(&format!(", plan {}", revision.plan_id));
+    }
+    text
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -96,7 +96,7 @@ pub async fn run(context: &Context, args: &HistoryArgs) -> Outcome {
             wire_time(revision.applied_at.as_ref()),
             revision.applied_by.clone(),
             commit(revision).unwrap_or_else(|| "-".to_owned()),
-            changes(revision),
+            words::changes(revision),
         ]
     });
     let text = table::render(&["REVISION", "APPLIED", "BY", "COMMIT", "CHANGES"], rows, context.shell.width);
@@ -110,19 +110,6 @@ pub fn commit(revision: &v1::Revision) -> Option<String> {
     let provenance = revision.provenance.as_ref()?;
     let commit = provenance.commit.get(..7)?;
     Some(format!("{commit}{}", if provenance.dirty { ", changed" } else { "" }))
-}
-
-/// `+1 ~2 -0, rollback to 41`.
-fn changes(revision: &v1::Revision) -> String {
-    let summary = revision.summary.unwrap_or_default();
-    let mut text = format!("+{} ~{} -{}", summary.added, summary.changed, summary.removed);
-    if revision.rollback_to > 0 {
-        text.push_str(&format!(", rollback to {}", revision.rollback_to));
-    }
-    if !revision.plan_id.is_empty() {
-        text.push_str(&format!(", plan {}", revision.plan_id));
-    }
-    text
 }
 
 fn to_json(revision: &v1::Revision) -> Value {
@@ -156,10 +143,10 @@ mod tests {
     fn a_revision_says_what_it_was() {
         let summary = Some(v1::RevisionSummary { added: 1, changed: 2, removed: 3, unchanged: 4 });
         let plain = v1::Revision { number: 7, summary, ..Default::default() };
-        assert_eq!(changes(&plain), "+1 ~2 -3");
-        assert_eq!(changes(&v1::Revision { rollback_to: 5, ..plain.clone() }), "+1 ~2 -3, rollback to 5");
+        assert_eq!(words::changes(&plain), "+1 ~2 -3");
+        assert_eq!(words::changes(&v1::Revision { rollback_to: 5, ..plain.clone() }), "+1 ~2 -3, rollback to 5");
         let planned = v1::Revision { plan_id: "0k3v".into(), ..plain };
-        assert_eq!(changes(&planned), "+1 ~2 -3, plan 0k3v");
+        assert_eq!(words::changes(&planned), "+1 ~2 -3, plan 0k3v");
         assert_eq!((&to_json(&planned)["plan_id"], &to_json(&planned)["rollback_to"]), (&"0k3v".into(), &Value::Null));
         assert_eq!(commit(&planned), None);
     }

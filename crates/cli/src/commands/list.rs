@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 use crate::error::{Failure, Outcome};
 use crate::exit::Exit;
 use crate::output::Format;
-use crate::sanitize::first_paragraph;
+use crate::sanitize::first_sentence;
 use crate::session::Session;
 use crate::{Context, env, sanitize, table};
 
@@ -78,7 +78,7 @@ pub async fn run(context: &Context, args: &ListArgs) -> Outcome {
                 let pairs = |map: &HashMap<String, String>| if map.is_empty() { "-".to_owned() } else { pairs(map) };
                 let row = [
                     job.name.clone(),
-                    first_paragraph(&job.description),
+                    first_sentence(&job.description),
                     job.catalog.clone(),
                     pairs(&job.executor),
                     pairs(&job.labels),
@@ -94,7 +94,7 @@ pub async fn run(context: &Context, args: &ListArgs) -> Outcome {
             shell.note(if narrowed { "no job matches" } else { "no jobs; `octavius apply` brings a catalogue's" });
         }
         _ => {
-            let row = |job: &v1::JobSummary| [job.name.clone(), first_paragraph(&job.description)];
+            let row = |job: &v1::JobSummary| [job.name.clone(), first_sentence(&job.description)];
             let rows = jobs.iter().map(|job| row(job).into_iter().chain(paused(job)).collect());
             shell.print(&table::render(&header(&["NAME", "DESCRIPTION"]), rows, shell.width))?;
         }

@@ -92,7 +92,7 @@ impl Candidate {
     fn new(candidate: &CompletionCandidate) -> Option<Self> {
         let value = candidate.get_value().to_str().filter(|value| !value.chars().any(char::is_control))?.to_owned();
         let help = candidate.get_help().map(ToString::to_string).unwrap_or_default();
-        let help = crate::sanitize::line(&crate::sanitize::first_paragraph(&help));
+        let help = crate::sanitize::line(&crate::sanitize::first_sentence(&help));
         let help = match help.char_indices().nth(HELP_COLUMNS) {
             Some((end, _)) => format!("{}…", help[..end].trim_end()),
             None => help,

@@ -6,7 +6,7 @@ use std::time::Duration;
 use reqwest::header::CACHE_CONTROL;
 use reqwest::redirect::Policy;
 use reqwest::{Certificate, Client, RequestBuilder, StatusCode};
-use serde_json::Value;
+use serde_json::{Map, Value};
 use url::Url;
 
 use super::config::{IssuerConfig, KeysFrom, is_on_loopback, may_be_fetched};
@@ -69,16 +69,32 @@ impl Fetcher {
 
     /// Where the issuer says that its keys are.
     async fn discover(&self, client: &Client, url: &Url) -> Result<Url, String> {
+        About::fetch(client, url, &self.issuer).await?.url("jwks_uri", "keys may be fetched from")
+    }
+}
+
+/// What an issuer says of itself.
+pub(super) struct About {
+    url: Url,
+    members: Map<String, Value>,
+}
+
+impl About {
+    pub(super) async fn fetch(client: &Client, url: &Url, issuer: &str) -> Result<Self, String> {
         let (body, _) = get(client, url).await?;
-        let about = parse_object(&body).ok_or_else(|| format!("{url}: it is no JSON object of single members"))?;
-        let text = |name: &str| about.get(name).and_then(Value::as_str);
+        let members = parse_object(&body).ok_or_else(|| format!("{url}: it is no JSON object of single members"))?;
         // Another issuer's keys are not this one's.
-        if text("issuer") != Some(&self.issuer) {
+        if members.get("issuer").and_then(Value::as_str) != Some(issuer) {
             return Err(format!("{url}: it is about another issuer"));
         }
-        let keys = text("jwks_uri").and_then(|text| Url::parse(text).ok());
-        let fits = |keys: &Url| may_be_fetched(keys) && (keys.scheme() == "https" || is_on_loopback(url));
-        keys.filter(fits).ok_or_else(|| format!("{url}: its jwks_uri is no URL that keys may be fetched from"))
+        Ok(Self { url: url.clone(), members })
+    }
+
+    /// A URL that it names, as safe as the one it was told at; `purpose` says what for.
+    pub(super) fn url(&self, name: &str, purpose: &str) -> Result<Url, String> {
+        let named = self.members.get(name).and_then(Value::as_str).and_then(|text| Url::parse(text).ok());
+        let fits = |named: &Url| may_be_fetched(named) && (named.scheme() == "https" || is_on_loopback(&self.url));
+        named.filter(fits).ok_or_else(|| format!("{}: its {name} is no URL that {purpose}", self.url))
     }
 }
 

@@ -18,9 +18,9 @@ use tokio::sync::{Mutex, Semaphore};
 use url::Url;
 use url::form_urlencoded::{Serializer, byte_serialize};
 
-use super::config::{IssuerConfig, is_on_loopback, may_be_fetched};
-use super::fetch::{self, WITHIN};
-use super::jose::{Unverified, parse_object};
+use super::config::IssuerConfig;
+use super::fetch::{self, About, WITHIN};
+use super::jose::Unverified;
 use crate::limits::Guesses;
 use crate::listen::Peer;
 use crate::private;
@@ -112,17 +112,8 @@ impl CodeFlow {
     async fn fetch_endpoints(&self) -> Result<Endpoints, String> {
         let url = &self.about;
         let late = |_| format!("{url}: no answer within {} s", WITHIN.as_secs());
-        let (body, _) = tokio::time::timeout(WITHIN, fetch::get(self.client()?, url)).await.map_err(late)??;
-        let about = parse_object(&body).ok_or_else(|| format!("{url}: it is no JSON object of single members"))?;
-        let text = |name: &str| about.get(name).and_then(Value::as_str);
-        if text("issuer") != Some(&self.issuer) {
-            return Err(format!("{url}: it is about another issuer"));
-        }
-        let endpoint = |name: &str| {
-            let endpoint = text(name).and_then(|text| Url::parse(text).ok());
-            let fits = |endpoint: &Url| may_be_fetched(endpoint) && (endpoint.scheme() == "https" || is_on_loopback(url));
-            endpoint.filter(fits).ok_or_else(|| format!("{url}: its {name} is no URL that visitors may be sent to"))
-        };
+        let about = tokio::time::timeout(WITHIN, About::fetch(self.client()?, url, &self.issuer)).await.map_err(late)??;
+        let endpoint = |name| about.url(name, "visitors may be sent to");
         Ok(Endpoints { authorization: endpoint("authorization_endpoint")?, token: endpoint("token_endpoint")? })
     }
 
