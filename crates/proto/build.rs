@@ -6,7 +6,8 @@ use prost::Message as _;
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
     let root = PathBuf::from(std::env::var("CARGO_MANIFEST_DIR")?).join("../../proto");
-    let files = ["catalog", "execution", "log", "executor", "audit", "admin"].map(|name| format!("octavius/v1/{name}.proto"));
+    let files =
+        ["catalog", "execution", "log", "executor", "audit", "webhook", "admin"].map(|name| format!("octavius/v1/{name}.proto"));
     println!("cargo:rerun-if-changed={}", root.display());
     let descriptors = protox::compile(files, [&root])?;
     let out = PathBuf::from(std::env::var("OUT_DIR")?);

@@ -16,6 +16,7 @@ pub mod printer;
 mod process;
 mod proxy;
 mod random;
+pub mod receiver;
 mod s3;
 pub mod workload;
 mod world;

@@ -7,7 +7,7 @@ use clap::{Args, CommandFactory as _, Parser, Subcommand};
 use crate::commands::{
     apply, approve, audit, backup, cancel, completion, config, controller, create, demo, describe, dev, diff, doctor, execute,
     executions, executor, executors, export, getlogs, history, import, init, list, man, pause, rollback, schema, status, tls,
-    tokens, unfreeze, validate, version, whoami,
+    tokens, unfreeze, validate, version, webhooks, whoami,
 };
 use crate::env;
 use crate::error::{Failure, Outcome};
@@ -134,6 +134,8 @@ pub enum Command {
     Unpause(pause::UnpauseArgs),
     /// Make, list and revoke tokens
     Tokens(tokens::TokensArgs),
+    /// List webhooks and what they did not take, and have it tried again
+    Webhooks(webhooks::WebhooksArgs),
     /// Show who did, or was refused, what
     Audit(audit::AuditArgs),
     /// Make certificates to try TLS with
@@ -184,6 +186,7 @@ pub(crate) const GROUPS: [(&str, &[&str]); 4] = [
             "pause",
             "unpause",
             "tokens",
+            "webhooks",
             "audit",
             "tls",
             "backup",
@@ -321,9 +324,13 @@ mod tests {
     /// Flags that consent to harm must be written out each time.
     const CONSENT: [&str; 5] = ["yes", "prune", "allow-empty", "max-deletions", "force"];
 
-    /// What `cancel`, `pause` and `unpause` take many by: a variable that was set for a list must not choose what is stopped.
-    const SELECTORS: [(&str, &[&str]); 3] =
-        [(" cancel", &["state", "job-name", "all"]), (" pause", &["all"]), (" unpause", &["all"])];
+    /// What `cancel`, `pause`, `unpause` and `webhooks retry` take many by: a variable that was set for a list must not choose what is stopped.
+    const SELECTORS: [(&str, &[&str]); 4] = [
+        (" cancel", &["state", "job-name", "all"]),
+        (" pause", &["all"]),
+        (" unpause", &["all"]),
+        (" webhooks retry", &["execution", "all"]),
+    ];
 
     #[test]
     fn every_flag_has_its_variable_except_those_that_consent() {

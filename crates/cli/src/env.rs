@@ -1,6 +1,6 @@
 //! Every environment variable that `octavius` reads. A flag `--some-thing` has `OCTAVIUS_SOME_THING`, with the same meaning and less weight;
 //! flags that consent to harm (`--yes`, `--prune`, `--allow-empty`, `--max-deletions`, `--force`),
-//! and those by which `cancel`, `pause` and `unpause` choose several, have none; a test holds these rules. One that is empty counts as unset.
+//! and those by which `cancel`, `pause`, `unpause` and `webhooks retry` choose several, have none; a test holds these rules. One that is empty counts as unset.
 
 use std::ffi::OsString;
 
@@ -353,6 +353,8 @@ variables! {
     GROUP = "OCTAVIUS_GROUP";
     /// A new token's life.
     EXPIRES = "OCTAVIUS_EXPIRES";
+    /// Whether deliveries that wait are listed.
+    WAITING = "OCTAVIUS_WAITING";
 }
 
 /// The value of a variable, where it is set and not empty.

@@ -7,6 +7,7 @@ use serde_json::{Value, json};
 
 use crate::approvals;
 use crate::arguments::shell_quoted;
+use crate::commands::webhooks::to_json as delivery_json;
 use crate::sanitize::line;
 use crate::table::{self, wire_time};
 use crate::waiting;
@@ -72,6 +73,7 @@ pub fn whole(execution: &v1::Execution, wait: Option<&v1::Wait>, commit: &str) -
         "cancel_requested_at": time_or_null(execution.cancel_requested_at.as_ref()),
         "rerun_of": text_or_null(&execution.rerun_of),
         "wait": wait.map(waiting::to_json),
+        "deliveries": execution.deliveries.iter().map(delivery_json).collect::<Vec<_>>(),
     });
     if let (Value::Object(fields), Value::Object(more)) = (&mut value, more) {
         fields.extend(more);
@@ -162,6 +164,9 @@ pub fn render(execution: &v1::Execution, wait: Option<&v1::Wait>, commit: &str, 
         facts.push(("Job", format!("{name} in namespace {namespace}")));
     }
     facts.push(("image", execution.attempts.last().map(|attempt| attempt.image.clone()).unwrap_or_default()));
+    // what was written down a moment ago is on its way
+    let late = execution.deliveries.iter().filter(|delivery| delivery.tries > 0 || delivery.given_up_at.is_some());
+    facts.extend(late.map(|delivery| ("webhook", words::undelivered(delivery))));
     for (name, value) in facts.iter().filter(|(_, value)| !value.is_empty()) {
         out.push_str(&format!("{name:<11} {}\n", line(value)));
     }

@@ -40,6 +40,7 @@ pub mod upload;
 pub mod wait;
 pub mod waiting;
 pub mod watch;
+pub mod webhook_options;
 
 use std::process::ExitCode;
 
@@ -137,6 +138,7 @@ fn dispatch(context: &Context, command: Command) -> Outcome {
         Command::Unpause(args) => client(c::pause::unpause(context, &args)),
         Command::Audit(args) => client(c::audit::run(context, &args)),
         Command::Tokens(args) => client(c::tokens::run(context, &args)),
+        Command::Webhooks(args) => client(c::webhooks::run(context, &args)),
         Command::Whoami(args) => client(c::whoami::run(context, &args)),
         Command::Version(args) => client(c::version::run(context, &args)),
         Command::Doctor(args) => client(c::doctor::run(context, &args)),

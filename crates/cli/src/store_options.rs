@@ -22,7 +22,7 @@ const ETCD_PORT: u16 = 2379;
 const MIN_QUOTA_BYTES: u64 = 16 << 20;
 
 /// Keys of `controller_config.json`: the first Octavius', then ours.
-pub const KEYS: [&str; 40] = [
+pub const KEYS: [&str; 41] = [
     "etcd_host",
     "etcd_port",
     "etcd_dial_timeout",
@@ -62,6 +62,7 @@ pub const KEYS: [&str; 40] = [
     "executor_token_lifetime",
     crate::encryption_options::KEY,
     "issuers",
+    "webhooks",
     "otlp_endpoint",
 ];
 

@@ -104,6 +104,7 @@ async fn start(store: Arc<dyn Store>, dir: &Path) -> (Controller, Connection) {
         clock: Clock::default(),
         limits: octavius_controller::RequestLimits { rate: None },
         issuers: Vec::new(),
+        webhooks: Vec::new(),
         metrics_listen: None,
         page: None,
     };

@@ -1,4 +1,4 @@
-//! Tokens, pauses, the audit trail, and who one is.
+//! Tokens, pauses, webhooks, the audit trail, and who one is.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -20,6 +20,7 @@ use crate::issuers::{self, Issuers};
 use crate::pauses::{Pauses, Whose};
 use crate::streams::Responses;
 use crate::tokens::{Lifetime, NewToken, REGISTRATION_LIFETIME, Tokens, USER_LIFETIME};
+use crate::webhooks::Webhooks;
 use crate::{audit, auth, backup, fault};
 
 /// Longest life of a token: longer ones should be renewed instead.
@@ -42,6 +43,7 @@ pub(crate) struct Admin {
     pub(crate) issuers: Arc<Issuers>,
     pub(crate) catalogs: Arc<Catalogs>,
     pub(crate) pauses: Arc<Pauses>,
+    pub(crate) webhooks: Webhooks,
     pub(crate) condition: Condition,
     pub(crate) controller_id: String,
     pub(crate) tasks: TaskTracker,
@@ -256,6 +258,38 @@ impl AdminService for Admin {
     async fn unpause_jobs(&self, request: Request<v1::UnpauseJobsRequest>) -> Result<Response<v1::UnpauseJobsResponse>, Status> {
         let (act, request) = audit::begin(request)?;
         Ok(Response::new(self.unpause(&act, request).await?))
+    }
+
+    async fn list_webhooks(&self, _: Request<v1::ListWebhooksRequest>) -> Result<Response<v1::ListWebhooksResponse>, Status> {
+        Ok(Response::new(v1::ListWebhooksResponse { webhooks: self.webhooks.list() }))
+    }
+
+    async fn list_deliveries(
+        &self,
+        request: Request<v1::ListDeliveriesRequest>,
+    ) -> Result<Response<v1::ListDeliveriesResponse>, Status> {
+        let v1::ListDeliveriesRequest { webhook, waiting } = request.into_inner();
+        Ok(Response::new(self.webhooks.deliveries(&webhook, !waiting)?))
+    }
+
+    async fn retry_deliveries(
+        &self,
+        request: Request<v1::RetryDeliveriesRequest>,
+    ) -> Result<Response<v1::RetryDeliveriesResponse>, Status> {
+        let (act, v1::RetryDeliveriesRequest { webhook, execution }) = audit::begin(request)?;
+        let id = match execution.as_str() {
+            "" => None,
+            text => Some(octavius_proto::execution_id("execution", text).map_err(Fault::from)?),
+        };
+        let deliveries = self.webhooks.retry(&webhook, id, &act).await?;
+        tracing::info!(webhook, execution, deliveries, by = act.user(), "messages are tried again");
+        Ok(Response::new(v1::RetryDeliveriesResponse { deliveries }))
+    }
+
+    async fn test_webhook(&self, request: Request<v1::TestWebhookRequest>) -> Result<Response<v1::TestWebhookResponse>, Status> {
+        let (act, v1::TestWebhookRequest { webhook }) = audit::begin(request)?;
+        self.webhooks.test(&webhook, &act).await?;
+        Ok(Response::new(v1::TestWebhookResponse {}))
     }
 
     async fn revoke_token(&self, request: Request<v1::RevokeTokenRequest>) -> Result<Response<v1::RevokeTokenResponse>, Status> {

@@ -131,6 +131,14 @@ pub(crate) const TABLE: &[(&str, Permission, Audit)] = &[
     ("/octavius.v1.AdminService/UnpauseJobs", Permission::Administer, Changes("job.unpause", of::<v1::UnpauseJobsRequest>)),
     ("/octavius.v1.AdminService/ReadAudit", Permission::Administer, Reads("audit.read")),
     ("/octavius.v1.AdminService/GetController", Permission::Administer, Reads("controller.read")),
+    ("/octavius.v1.AdminService/ListWebhooks", Permission::Administer, Reads("webhook.read")),
+    ("/octavius.v1.AdminService/ListDeliveries", Permission::Administer, Reads("webhook.read")),
+    (
+        "/octavius.v1.AdminService/RetryDeliveries",
+        Permission::Administer,
+        Changes("webhook.retry", of::<v1::RetryDeliveriesRequest>),
+    ),
+    ("/octavius.v1.AdminService/TestWebhook", Permission::Administer, Changes("webhook.test", of::<v1::TestWebhookRequest>)),
     ("/octavius.v1.AdminService/Backup", Permission::Administer, Changes("backup.read", of::<v1::BackupRequest>)),
 ];
 

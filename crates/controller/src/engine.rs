@@ -13,6 +13,7 @@ use crate::clock::Clock;
 use crate::metrics::Counts;
 use crate::recent::Recent;
 use crate::sealing::{self, SealError, Sealer};
+use crate::webhooks::Subscriptions;
 
 /// Tries of one step before giving up. Steps of one execution hardly ever race; many losses in a row mean something is wrong.
 const MAX_TRIES: usize = 20;
@@ -76,13 +77,32 @@ pub(crate) struct Engine {
     timing: Timing,
     clock: Clock,
     sealer: Sealer,
+    subscriptions: Subscriptions,
     /// What is taken of steps, for the metrics.
     pub(crate) counts: Counts,
 }
 
 impl Engine {
     pub(crate) fn new(store: Arc<dyn Store>, timing: Timing, clock: Clock, sealer: Sealer) -> Self {
-        Self { store, recent: Arc::default(), timing, clock, sealer, counts: Counts::default() }
+        Self {
+            store,
+            recent: Arc::default(),
+            timing,
+            clock,
+            sealer,
+            subscriptions: Subscriptions::default(),
+            counts: Counts::default(),
+        }
+    }
+
+    /// The same, with webhooks that are told of steps.
+    pub(crate) fn telling(self, subscriptions: Subscriptions) -> Self {
+        Self { subscriptions, ..self }
+    }
+
+    /// The webhooks that are told of steps.
+    pub(crate) fn subscriptions(&self) -> &Subscriptions {
+        &self.subscriptions
     }
 
     /// The clock that steps are dated by.
@@ -162,6 +182,7 @@ impl Engine {
             let size = value.len();
             let txn = known.still(Txn::new()).put(record.clone(), value);
             let txn = index(txn, Some(&known.execution), &execution, &self.timing);
+            let txn = self.subscriptions.note(txn, Some(&known.execution), &execution, self.clock.now());
             let current = match self.store.commit(more(txn.or_read(record.clone()))).await {
                 Ok(Commit::Done(revision)) => {
                     self.recent.put(&execution, revision, size);
@@ -184,12 +205,13 @@ impl Engine {
         Err(EngineError::Contended(id))
     }
 
-    /// Everything that a new execution writes: its record, its place in the queue or among what waits for approval, its place in two listings, and the slot of its job where it
-    /// takes one at once.
+    /// Everything that a new execution writes: its record, its place in the queue or among what waits for approval, its place in two listings,
+    /// the slot of its job where it takes one at once, and what webhooks are to be told of it.
     pub(crate) fn submission(&self, execution: &Execution) -> Txn {
         let record = key::execution(execution.id);
         let txn = Txn::new().absent(record.clone()).put(record.clone(), codec::encode(execution)).or_read(record);
-        let mut txn = index(txn, None, execution, &self.timing);
+        let txn = index(txn, None, execution, &self.timing);
+        let mut txn = self.subscriptions.note(txn, None, execution, self.clock.now());
         if let Some(with) = execution.sealed_with {
             txn = txn.put(key::sealed(with, execution.id), "");
         }

@@ -29,6 +29,7 @@ use crate::engine::{Engine, EngineError};
 use crate::room::Room;
 use crate::scheduler::Scheduler;
 use crate::streams::{Responses, until_stop};
+use crate::webhooks::Webhooks;
 use crate::{auth, fault, traced};
 
 use approvals::Decision;
@@ -67,6 +68,7 @@ pub(crate) struct Executions {
     pub(crate) definitions: Arc<Definitions>,
     pub(crate) scheduler: Arc<Scheduler>,
     pub(crate) room: Arc<Room>,
+    pub(crate) webhooks: Webhooks,
     pub(crate) timing: Timing,
     pub(crate) tasks: TaskTracker,
     pub(crate) shutdown: CancellationToken,
@@ -241,7 +243,9 @@ impl Executions {
     async fn shown(&self, principal: &Principal, execution: &Execution) -> Result<v1::Execution, Fault> {
         let arguments = self.engine.shown_arguments(execution).await.map_err(fault::from_store)?;
         let whole = Execution { arguments, ..execution.clone() };
-        self.shown_to(principal, execution, to_execution(&whole, Some(&*self.job_of(execution).await?))).await
+        let mut shown = to_execution(&whole, Some(&*self.job_of(execution).await?));
+        shown.deliveries = self.webhooks.undelivered(execution.id);
+        self.shown_to(principal, execution, shown).await
     }
 
     /// Adds what is not the same for everybody.

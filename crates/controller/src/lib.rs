@@ -16,6 +16,7 @@ mod catalog_service;
 mod catalogs;
 mod clock;
 mod condition;
+mod config;
 mod definitions;
 mod engine;
 mod executions;
@@ -34,7 +35,9 @@ mod mirror;
 #[cfg(test)]
 mod model;
 mod origins;
+mod outbound;
 mod page;
+mod pattern;
 mod pauses;
 pub mod private;
 mod queue;
@@ -54,11 +57,13 @@ mod ticks;
 mod tokens;
 mod traced;
 mod waiting;
+mod webhooks;
 
 pub use archive::{Archive, ArchiveError};
 pub use audit::AuditExport;
 pub use clock::Clock;
-pub use issuers::{IssuerConfig, IssuerConfigError};
+pub use config::ConfigError;
+pub use issuers::IssuerConfig;
 pub use keeper::Retention;
 pub use limits::RequestLimits;
 pub use listen::TlsFiles;
@@ -67,6 +72,7 @@ pub use page::PageListen;
 pub use sealing::{Encryption, EncryptionKey, NotAKey, UsedKey, used_keys};
 pub use server::{Controller, ControllerError, ControllerOptions};
 pub use tokens::BootstrapError;
+pub use webhooks::{WebhookConfig, WebhookSecrets};
 
 /// This version, as `octavius version` and sessions tell it.
 pub const VERSION: &str = env!("CARGO_PKG_VERSION");

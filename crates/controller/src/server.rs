@@ -17,6 +17,7 @@ use octavius_proto::v1::log_service_server::LogServiceServer;
 use octavius_proto::{DESCRIPTORS, MAX_APPEND_BYTES, MAX_MESSAGE_BYTES, WINDOW_BYTES};
 use octavius_store::record::ControllerRecord;
 use octavius_store::{Commit, Store, StoreError, Txn, codec, key};
+use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -59,6 +60,7 @@ use crate::slices;
 use crate::ticks::{self, Ticker};
 use crate::tokens::{self, BootstrapError, Tokens};
 use crate::traced::TraceLayer;
+use crate::webhooks::{WebhookConfig, Webhooks};
 
 /// Calls that one connection may have under way: a client needs a few, a flood is held here.
 const STREAMS_PER_CONNECTION: u32 = 1024;
@@ -115,6 +117,8 @@ pub struct ControllerOptions {
     pub limits: RequestLimits,
     /// Whose JSON Web Tokens are taken, beside the tokens that the store knows.
     pub issuers: Vec<IssuerConfig>,
+    /// Who is told what comes of executions. All controllers of a store have the same ones.
+    pub webhooks: Vec<WebhookConfig>,
     /// Where metrics are served over HTTP, in clear and to whoever asks; nowhere where it is none.
     pub metrics_listen: Option<SocketAddr>,
     /// Where and how the web page is served; nowhere where it is none.
@@ -195,6 +199,7 @@ impl Controller {
             clock,
             limits,
             issuers,
+            webhooks,
             metrics_listen,
             page,
         } = options;
@@ -223,11 +228,13 @@ impl Controller {
             let address = page.address().map_err(listen_error(at))?;
             Ok::<_, ControllerError>((page, address))
         };
+        let page_url = page.as_ref().and_then(|page| page.url.clone());
         let (page, page_address) = page.map(bind_page).transpose()?.unzip();
 
         let shutdown = CancellationToken::new();
         let tasks = TaskTracker::new();
-        let engine = Engine::new(Arc::clone(&store), timing, clock.clone(), sealer.clone());
+        let engine = Engine::new(Arc::clone(&store), timing, clock.clone(), sealer.clone()).telling(webhooks.into());
+        let webhooks = Webhooks::new(Arc::clone(&store), &engine, timing, page_url.as_ref());
         let definitions = Arc::new(Definitions::new(Arc::clone(&store)));
         let catalogs = Arc::new(Catalogs::new(Arc::clone(&store), Arc::clone(&definitions)));
         let queue = SharedQueue::new(strategy, u32::from(address.port()), clock.clone());
@@ -245,7 +252,9 @@ impl Controller {
         let judge = Arc::new(Judge::new(&timing, clock.clone()));
         let mirrors = Mirrors { store: Arc::clone(&store), judge: Arc::clone(&judge), shutdown: shutdown.clone() };
         let peer = ExecutionId::generate().to_string();
-        let slices = slices::run(peer, Arc::clone(&scheduler), mirrors.clone(), timing.ping_interval, timing.ping_deadline);
+        let told = watch::Sender::new(None);
+        tasks.spawn(watched(failed.clone(), webhooks.clone().run(mirrors.clone(), told.subscribe())));
+        let slices = slices::run(peer, Arc::clone(&scheduler), told, mirrors.clone(), timing.ping_interval, timing.ping_deadline);
         tasks.spawn(watched(failed.clone(), slices));
         tasks.spawn(watched(failed.clone(), catalogs::follow(Arc::clone(&catalogs), mirrors.clone())));
         tasks.spawn(watched(failed.clone(), tokens::follow(Arc::clone(&tokens), mirrors.clone())));
@@ -290,6 +299,7 @@ impl Controller {
                 room: Arc::clone(&room),
                 archive: keeping.archive.clone(),
                 certificates: certificates.clone(),
+                webhooks: webhooks.clone(),
             };
             let health = Health { failed: failed.clone(), stopping: shutdown.clone(), judge: Arc::clone(&judge) };
             let metrics = Metrics::bind(listen, sources, health).await.map_err(listen_error(listen))?;
@@ -304,6 +314,7 @@ impl Controller {
             definitions: Arc::clone(&definitions),
             scheduler,
             room: Arc::clone(&room),
+            webhooks: webhooks.clone(),
             timing,
             tasks: tasks.clone(),
             shutdown: shutdown.clone(),
@@ -361,6 +372,7 @@ impl Controller {
             issuers: Arc::clone(&issuers),
             catalogs,
             pauses,
+            webhooks,
             controller_id: id.clone(),
             tasks: tasks.clone(),
             shutdown: shutdown.clone(),

@@ -9,6 +9,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use octavius_core::{Digest, ExecutionId};
 use octavius_store::{Entry, Event, Presence, Revision, StoreError, key};
+use tokio::sync::watch;
 
 use crate::mirror::{Listener, Mirrors};
 use crate::scheduler::Scheduler;
@@ -64,17 +65,19 @@ impl Hasher for Mix {
     }
 }
 
-/// Knows who lives, and tells the queue.
+/// Knows who lives, and tells the queue and whoever else wants to know.
 struct Peers {
     own: String,
     all: BTreeSet<String>,
     scheduler: Arc<Scheduler>,
+    told: watch::Sender<Option<Slices>>,
 }
 
 impl Peers {
     fn tell(&self) {
         let slices = Slices::of(&self.own, self.all.iter().map(String::as_str));
         tracing::debug!(controllers = slices.others.len() + 1, "slices");
+        self.told.send_replace(Some(slices.clone()));
         self.scheduler.queue().slice(slices);
     }
 }
@@ -101,9 +104,16 @@ impl Listener for Peers {
     }
 }
 
-/// Tells the other controllers that this one, `own`, lives, and the queue which slice is whose, until the shutdown.
-pub(crate) async fn run(own: String, scheduler: Arc<Scheduler>, mirrors: Mirrors, every: Duration, ttl: Duration) {
-    let peers = Peers { own: own.clone(), all: BTreeSet::new(), scheduler };
+/// Tells the other controllers that this one, `own`, lives, and the queue and `told` which slice is its own, until the shutdown.
+pub(crate) async fn run(
+    own: String,
+    scheduler: Arc<Scheduler>,
+    told: watch::Sender<Option<Slices>>,
+    mirrors: Mirrors,
+    every: Duration,
+    ttl: Duration,
+) {
+    let peers = Peers { own: own.clone(), all: BTreeSet::new(), scheduler, told };
     tokio::join!(mirrors.run(key::peers(), peers), announce(&own, &mirrors, every, ttl));
 }
 

@@ -23,6 +23,7 @@ pub mod token;
 pub mod trace;
 pub mod version;
 pub mod wait;
+pub mod webhook;
 
 pub use access::{Permission, Principal, Role};
 pub use definition::JobDefinition;
@@ -37,3 +38,4 @@ pub use size::{ByteSize, SizeLimit};
 pub use timing::Timing;
 pub use trace::TraceContext;
 pub use wait::Wait;
+pub use webhook::WebhookEvent;

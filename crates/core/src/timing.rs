@@ -58,6 +58,14 @@ pub struct Timing {
     /// A connection that is older takes no new calls: its client makes another, perhaps to another controller, with the certificate of
     /// that day. What is under way on it, an executor's session say, goes on for as long as it likes.
     pub connection_age: Duration,
+    /// Pause before a webhook that did not take a message is asked again; doubled with each failure of that message, up to `webhook_retry_max`.
+    pub webhook_retry_min: Duration,
+    /// Longest such pause.
+    pub webhook_retry_max: Duration,
+    /// Longest pause in which a webhook that took nothing last is asked for nothing at all: one message finds out whether it is back.
+    pub webhook_pause_max: Duration,
+    /// A message that no webhook has taken for so long is given up.
+    pub webhook_patience: Duration,
 }
 
 impl Default for Timing {
@@ -88,6 +96,10 @@ impl Default for Timing {
             retry_min: Duration::from_millis(50),
             retry_max: Duration::from_secs(2),
             connection_age: Duration::from_secs(3600),
+            webhook_retry_min: Duration::from_secs(5),
+            webhook_retry_max: Duration::from_secs(3600),
+            webhook_pause_max: Duration::from_secs(60),
+            webhook_patience: Duration::from_secs(24 * 3600),
         }
     }
 }
@@ -118,6 +130,10 @@ impl Timing {
             spool_patience: default.spool_patience / factor,
             retry_max: default.retry_max / factor,
             connection_age: default.connection_age / factor,
+            webhook_retry_min: default.webhook_retry_min / factor,
+            webhook_retry_max: default.webhook_retry_max / factor,
+            webhook_pause_max: default.webhook_pause_max / factor,
+            webhook_patience: default.webhook_patience / factor,
             ..default
         }
     }

@@ -241,6 +241,7 @@ pub fn execution(execution: &Execution) -> v1::Execution {
         tick: execution.tick.map(to_timestamp),
         trace_id: execution.trace.as_ref().map(|trace| trace.trace_id_text()).unwrap_or_default(),
         approvals: to_approvals(execution),
+        deliveries: Vec::new(), // whoever knows them adds them
         rerun_of: execution.rerun_of.as_ref().map(ToString::to_string).unwrap_or_default(),
     }
 }

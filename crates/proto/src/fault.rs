@@ -85,6 +85,8 @@ pub mod reason {
     pub const ENCRYPTION_KEY_MISSING: &str = "ENCRYPTION_KEY_MISSING";
     /// Encrypted arguments are not as they were written.
     pub const ARGUMENTS_DAMAGED: &str = "ARGUMENTS_DAMAGED";
+    /// A webhook did not take a message that was sent to it now; metadata `webhook` names it.
+    pub const WEBHOOK_FAILED: &str = "WEBHOOK_FAILED";
     /// A fault of ours.
     pub const INTERNAL: &str = "INTERNAL";
 }

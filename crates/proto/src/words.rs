@@ -315,6 +315,23 @@ pub fn changes(revision: &v1::Revision) -> String {
     text
 }
 
+/// A delivery in a sentence, without its execution: `chat was not told that it failed: given up after 14 tries`.
+#[must_use]
+pub fn undelivered(delivery: &v1::Delivery) -> String {
+    let what = match delivery.event.as_str() {
+        "waiting_for_approval" => "that it waits for approval",
+        "failed" => "that it failed",
+        _ => "that it has finished",
+    };
+    let tries = match delivery.tries {
+        0 => "not tried yet".to_owned(),
+        1 => "1 try".to_owned(),
+        tries => format!("{tries} tries"),
+    };
+    let how = if delivery.given_up_at.is_some() { format!("given up after {tries}") } else { format!("not yet, {tries}") };
+    format!("{} was not told {what}: {how}", delivery.webhook)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -2,7 +2,7 @@
 
 use std::fmt::Write as _;
 
-use octavius_core::{CatalogName, Digest, ExecutionId, ExecutorId, JobName, KeyId};
+use octavius_core::{CatalogName, Digest, ExecutionId, ExecutorId, JobName, KeyId, WebhookEvent};
 
 use crate::api::Key;
 
@@ -63,6 +63,36 @@ pub fn awaiting_approval() -> Key {
 #[must_use]
 pub fn awaits_approval(id: ExecutionId) -> Key {
     Key::new(format!("awaiting-approval/{}", id.inverted()))
+}
+
+/// What the keys of all messages start with that webhooks have not taken, those that were given up included.
+#[must_use]
+pub fn deliveries() -> Key {
+    Key::new("webhook/")
+}
+
+/// A message about an execution that a webhook of this name is to take, see [`crate::record::DeliveryRecord`].
+#[must_use]
+pub fn delivery(id: ExecutionId, event: WebhookEvent, webhook: &str) -> Key {
+    Key::new(format!("webhook/waiting/{id}/{event}/{}", segment(webhook)))
+}
+
+/// The same once it was given up.
+#[must_use]
+pub fn delivery_given_up(id: ExecutionId, event: WebhookEvent, webhook: &str) -> Key {
+    Key::new(format!("webhook/given-up/{id}/{event}/{}", segment(webhook)))
+}
+
+/// The message that a key of [`delivery`] or [`delivery_given_up`] names: of which execution, of what, to whom, and whether it was given up.
+#[must_use]
+pub fn delivery_of(key: &Key) -> Option<(ExecutionId, WebhookEvent, &str, bool)> {
+    let mut parts = key.as_str().strip_prefix("webhook/")?.splitn(4, '/');
+    let given_up = match parts.next()? {
+        "waiting" => false,
+        "given-up" => true,
+        _ => return None,
+    };
+    Some((parts.next()?.parse().ok()?, WebhookEvent::parse(parts.next()?)?, parts.next()?, given_up))
 }
 
 /// What the keys of everything that any executor holds start with.
@@ -544,6 +574,16 @@ mod tests {
         assert!(awaits_approval(new) < awaits_approval(old));
         let catalog = CatalogName::new("c").unwrap();
         assert!(catalog_revision(&catalog, 10) < catalog_revision(&catalog, 9));
+    }
+
+    #[test]
+    fn a_message_is_read_back_from_its_key() {
+        let id = ExecutionId::from_bits(5);
+        for event in WebhookEvent::ALL {
+            assert_eq!(delivery_of(&delivery(id, event, "chat-1")), Some((id, event, "chat-1", false)));
+            assert_eq!(delivery_of(&delivery_given_up(id, event, "chat-1")), Some((id, event, "chat-1", true)));
+        }
+        assert_eq!(delivery_of(&Key::new(format!("webhook/waiting/{id}/else/chat"))), None);
     }
 
     #[test]

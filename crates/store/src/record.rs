@@ -108,6 +108,21 @@ pub struct ApprovalWaitRecord {
     pub expires_at: Timestamp,
 }
 
+/// A message that a webhook has not taken yet, or that was given up, under [`crate::key::delivery`].
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DeliveryRecord {
+    /// When what it tells came about, by the clock of the controller that wrote it down.
+    pub at: Timestamp,
+    /// How often the webhook was asked to take it.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub tries: u32,
+    /// When it is tried next, by the controllers' clocks; when it was given up, where it was.
+    pub then: Timestamp,
+    /// Why the webhook did not take it last; empty where it was not asked yet.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub failure: String,
+}
+
 /// Who holds a concurrency slot of a job, under [`crate::key::slot`].
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SlotRecord {

@@ -7,7 +7,7 @@ use std::time::Duration;
 use clap::{Args, FromArgMatches as _, Subcommand};
 use octavius_controller::{
     ArchiveError, AuditExport, Clock, Controller, ControllerError, ControllerOptions, IssuerConfig, PageListen, RequestLimits,
-    Retention, TlsFiles,
+    Retention, TlsFiles, WebhookConfig,
 };
 use octavius_core::ByteSize;
 use octavius_core::dispatch::Strategy;
@@ -28,7 +28,7 @@ use crate::listen_options::TlsArgs;
 use crate::log::{LogFormat, LogOptions, start_log};
 use crate::store_options::{self, StoreArgs, StoreChoice};
 use crate::trace::Export;
-use crate::{Context, env};
+use crate::{Context, env, webhook_options};
 
 /// Flags of `octavius controller`.
 #[derive(Debug, Args)]
@@ -78,14 +78,15 @@ Keys of the configuration file without a flag:
   request_rate          calls a second that one user may make on this controller, an executor five times as many, or none for no limit;
                         one who makes more waits, and is then refused [default: 1000] [env: OCTAVIUS_REQUEST_RATE]
 ISSUERS
+WEBHOOKS
 
 An archive in S3, or in what speaks like it, is reached by the variables that Amazon's own tools read: AWS_REGION, AWS_ENDPOINT_URL,
 AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY, AWS_SESSION_TOKEN; or by the role of the machine or the pod. A server without TLS has an endpoint
 that begins with http://.";
 
-/// What is in the file alone, with its issuers.
+/// What is in the file alone, with its issuers and webhooks.
 fn keys_help() -> String {
-    KEYS_HELP.replace("ISSUERS", issuer_options::HELP)
+    KEYS_HELP.replace("ISSUERS", issuer_options::HELP).replace("WEBHOOKS", webhook_options::HELP)
 }
 
 #[derive(Debug, Args)]
@@ -147,6 +148,7 @@ struct Options {
     strategy: Strategy,
     limits: RequestLimits,
     issuers: Vec<IssuerConfig>,
+    webhooks: Vec<WebhookConfig>,
     timing: octavius_core::Timing,
     log: LogOptions,
     otlp_endpoint: Option<String>,
@@ -244,6 +246,7 @@ fn options(args: &StartArgs) -> Outcome<Options> {
         audit_export,
         limits: RequestLimits { rate: settings.number_or_none("request_rate")?.unwrap_or(RequestLimits::default().rate) },
         issuers,
+        webhooks: webhook_options::webhooks(&settings)?,
         compact: !settings.flag("etcd_shared")?.unwrap_or_default(),
         timing,
         log: LogOptions {
@@ -357,6 +360,7 @@ async fn serve(context: &Context, options: Options, stop: CancellationToken) -> 
         strategy,
         limits,
         issuers,
+        webhooks,
         timing,
         log: _,
         otlp_endpoint: _,
@@ -380,6 +384,7 @@ async fn serve(context: &Context, options: Options, stop: CancellationToken) -> 
         limits,
         encryption,
         issuers,
+        webhooks,
         timing,
         clock: Clock::default(),
         metrics_listen,

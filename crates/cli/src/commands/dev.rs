@@ -132,6 +132,7 @@ async fn serve(context: &Context, setup: Setup, stop: CancellationToken) -> Outc
         clock: Clock::default(),
         limits: RequestLimits::default(),
         issuers: Vec::new(),
+        webhooks: Vec::new(),
         metrics_listen: None,
         page: Some(PageListen { address: setup.page_listen, open: Some(open), url: None, behind_tls: false }),
         timing: setup.timing,

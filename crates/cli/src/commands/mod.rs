@@ -35,4 +35,5 @@ pub mod tokens;
 pub mod unfreeze;
 pub mod validate;
 pub mod version;
+pub mod webhooks;
 pub mod whoami;

@@ -34,6 +34,8 @@ pub(super) enum Wanted {
     Executor,
     /// A token's id.
     Token,
+    /// A webhook's name.
+    Webhook,
     /// A catalogue's name.
     Catalog,
     /// A revision of a catalogue.
@@ -100,6 +102,7 @@ fn from_controller(line: &Line, wanted: Wanted, current: &str) -> Vec<Completion
             Wanted::Execution(which) => executions(&session, which).await,
             Wanted::Executor => executors(&session).await,
             Wanted::Token => tokens(&session).await,
+            Wanted::Webhook => webhooks(&session).await,
             Wanted::Catalog => catalogs(&session).await,
             Wanted::Revision => revisions(&session, line).await,
             Wanted::Argument => arguments(&session, line, current).await,
@@ -175,6 +178,11 @@ async fn tokens(session: &Session) -> Outcome<Vec<CompletionCandidate>> {
     let listed = session.call_once(async |to| to.admin().list_tokens(v1::ListTokensRequest {}).await).await?;
     let help = |token: &v1::TokenInfo| format!("{}, {}", token.user, role_name(token.role));
     Ok(listed.tokens.iter().map(|token| candidate(token.id.clone(), help(token))).collect())
+}
+
+async fn webhooks(session: &Session) -> Outcome<Vec<CompletionCandidate>> {
+    let listed = session.call_once(async |to| to.admin().list_webhooks(v1::ListWebhooksRequest {}).await).await?;
+    Ok(listed.webhooks.into_iter().map(|webhook| candidate(webhook.name, webhook.url)).collect())
 }
 
 async fn revisions(session: &Session, line: &Line) -> Outcome<Vec<CompletionCandidate>> {

@@ -198,6 +198,7 @@ fn wanted(path: &[String], arg: &Arg) -> Option<Wanted> {
         (["status" | "getlogs"], "id" | "job_id") => Wanted::Execution(live::Which::All),
         (["executors", "describe" | "drain" | "resume" | "revoke"], "id") => Wanted::Executor,
         (["tokens", "revoke"], "id") => Wanted::Token,
+        (["webhooks", "deliveries" | "retry" | "test"], "webhook") => Wanted::Webhook,
         (["rollback" | "export"], "revision") => Wanted::Revision,
         (_, "catalog_name") => Wanted::Catalog,
         (["execute"], "arg") => Wanted::Argument,

@@ -145,6 +145,23 @@ impl Subject for v1::UnpauseJobsRequest {
     }
 }
 
+/// A webhook, or all of them: none's name is a star.
+fn webhook(name: &str) -> &str {
+    if name.is_empty() { "*" } else { name }
+}
+
+impl Subject for v1::RetryDeliveriesRequest {
+    fn what(&self) -> What {
+        What::new("webhook.retry", "webhook", webhook(&self.webhook)).with("execution", &self.execution)
+    }
+}
+
+impl Subject for v1::TestWebhookRequest {
+    fn what(&self) -> What {
+        What::new("webhook.test", "webhook", &self.webhook)
+    }
+}
+
 impl Subject for v1::BackupRequest {
     fn what(&self) -> What {
         What { action: "backup.read", object: "store".to_owned(), ..What::default() }

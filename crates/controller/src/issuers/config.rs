@@ -2,23 +2,25 @@
 
 use std::path::{Path, PathBuf};
 
-use octavius_core::nearest::nearest;
 use octavius_core::{CatalogName, Role};
-use serde_json::{Map, Value};
-use url::{Host, Url};
+use serde_json::Value;
+use url::Url;
 
 use super::jwk::KeySet;
-use super::rules::{Pattern, Rule, Template};
+use super::rules::{Rule, Template};
 use super::sign_in::SignInConfig;
 use crate::admin::{MAX_GROUPS, is_name};
+use crate::config::{Object, Result, wrong};
+use crate::outbound;
+use crate::pattern::Pattern;
 use crate::private;
 
 /// Most issuers, and most rules of one.
 const ISSUERS: usize = 32;
 const RULES: usize = 256;
 
-/// Longest name of an issuer.
-const NAME_CHARS: usize = 32;
+/// Longest beginning of its users' names.
+const PREFIX_CHARS: usize = 33;
 
 /// What users of an issuer must not seem to be: the controller's own.
 const RESERVED: &str = "octavius";
@@ -56,76 +58,6 @@ pub struct IssuerConfig {
     pub(super) rules: Vec<Rule>,
     /// How visitors of the web page sign in with it, where they may.
     pub(super) sign_in: Option<SignInConfig>,
-}
-
-/// What is wrong with what is said of issuers.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("`{at}` {problem}")]
-pub struct IssuerConfigError {
-    /// The key, like `issuers[0].rules[1].role`.
-    pub at: String,
-    /// What is wrong with its value.
-    pub problem: String,
-}
-
-fn wrong(at: &str, problem: impl Into<String>) -> IssuerConfigError {
-    IssuerConfigError { at: at.to_owned(), problem: problem.into() }
-}
-
-type Result<T> = std::result::Result<T, IssuerConfigError>;
-
-/// An object at its place, of whose members some are known.
-struct Object<'v> {
-    at: &'v str,
-    members: &'v Map<String, Value>,
-}
-
-impl<'v> Object<'v> {
-    fn of(at: &'v str, value: &'v Value, known: &[&str]) -> Result<Self> {
-        let members = value.as_object().ok_or_else(|| wrong(at, "is not a JSON object"))?;
-        if let Some(name) = members.keys().find(|name| !known.contains(&name.as_str())) {
-            let near = nearest(name, known.iter().copied());
-            let near = near.map(|near| format!("; did you mean `{near}`?")).unwrap_or_default();
-            return Err(wrong(&format!("{at}.{name}"), format!("is no key that is known{near}")));
-        }
-        Ok(Self { at, members })
-    }
-
-    fn place(&self, name: &str) -> String {
-        format!("{}.{name}", self.at)
-    }
-
-    fn get(&self, name: &str) -> Option<&'v Value> {
-        self.members.get(name).filter(|value| !value.is_null())
-    }
-
-    fn text(&self, name: &str) -> Result<Option<&'v str>> {
-        match self.get(name) {
-            None => Ok(None),
-            Some(value) => value.as_str().map(Some).ok_or_else(|| wrong(&self.place(name), "is not a text")),
-        }
-    }
-
-    fn required(&self, name: &str) -> Result<&'v str> {
-        match self.text(name)? {
-            Some(text) if !text.is_empty() => Ok(text),
-            _ => Err(wrong(&self.place(name), "is missing")),
-        }
-    }
-
-    fn texts(&self, name: &str) -> Result<Vec<String>> {
-        let texts = match self.get(name) {
-            None => Some(Vec::new()),
-            Some(Value::String(text)) => Some(vec![text.clone()]),
-            Some(Value::Array(list)) => list.iter().map(|item| item.as_str().map(str::to_owned)).collect(),
-            Some(_) => None,
-        };
-        let texts = texts.ok_or_else(|| wrong(&self.place(name), "is not a list of texts"))?;
-        if texts.iter().any(String::is_empty) {
-            return Err(wrong(&self.place(name), "has an empty text in it"));
-        }
-        Ok(texts)
-    }
 }
 
 impl IssuerConfig {
@@ -171,11 +103,12 @@ impl IssuerConfig {
             "sign_in",
         ];
         let object = Object::of(at, value, &KEYS)?;
-        let name = object.required("name")?;
-        let fits = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-';
-        if name.chars().count() > NAME_CHARS || !name.chars().all(fits) || name == RESERVED {
-            let problem = format!("is not of 1 to {NAME_CHARS} small letters, digits and hyphens, or is \"{RESERVED}\"");
-            return Err(wrong(&object.place("name"), problem));
+        let name = object.name()?;
+        if name == RESERVED {
+            return Err(wrong(
+                &object.place("name"),
+                format!("is \"{RESERVED}\": its users would seem to be the controller's own"),
+            ));
         }
         let issuer = object.required("issuer")?;
         let audiences = object.texts("audiences")?;
@@ -200,7 +133,7 @@ impl IssuerConfig {
         let user = object.text("user")?.unwrap_or("{sub}");
         let user = Template::parse(user).map_err(|problem| wrong(&object.place("user"), problem))?;
         let prefix = object.text("prefix")?.map_or_else(|| format!("{name}:"), str::to_owned);
-        if prefix.chars().any(char::is_control) || prefix.chars().count() > NAME_CHARS + 1 {
+        if prefix.chars().any(char::is_control) || prefix.chars().count() > PREFIX_CHARS {
             return Err(wrong(&object.place("prefix"), "is too long, or has control characters"));
         }
         let place = object.place("rules");
@@ -253,7 +186,7 @@ impl IssuerConfig {
             private::read(path).map_err(|problem| told(path, &problem))?;
         }
         if let Some(path) = &self.ca_file {
-            super::fetch::certificates(path).map_err(|problem| told(path, &problem))?;
+            outbound::certificates(path).map_err(|problem| told(path, &problem))?;
         }
         Ok(())
     }
@@ -331,26 +264,10 @@ fn parse_rule(at: &str, value: &Value) -> Result<Rule> {
 /// A URL that keys may be fetched from: whoever can change what it answers can be anybody.
 fn fetched(at: &str, text: &str) -> Result<Url> {
     let url = Url::parse(text).map_err(|error| wrong(at, format!("is no URL: {error}")))?;
-    if !may_be_fetched(&url) {
+    if !outbound::is_safe(&url) {
         return Err(wrong(at, "is no https:// URL, nor one of http:// on loopback, without user and fragment"));
     }
     Ok(url)
-}
-
-/// Whether keys may be fetched from there: where nobody between can change them.
-pub(super) fn may_be_fetched(url: &Url) -> bool {
-    let plain = url.username().is_empty() && url.password().is_none() && url.fragment().is_none();
-    plain && (url.scheme() == "https" || is_on_loopback(url))
-}
-
-/// Whether it is HTTP in clear within this machine.
-pub(super) fn is_on_loopback(url: &Url) -> bool {
-    let local = match url.host() {
-        Some(Host::Ipv4(address)) => address.is_loopback(),
-        Some(Host::Ipv6(address)) => address.is_loopback(),
-        Some(Host::Domain(_)) | None => false, // a name may lead anywhere
-    };
-    url.scheme() == "http" && local
 }
 
 #[cfg(test)]
@@ -410,7 +327,7 @@ mod tests {
             (set("nam", json!("a")), "`issuers[1].nam` is no key that is known; did you mean `name`?"),
             (set("name", json!(null)), "`issuers[1].name` is missing"),
             (set("name", json!("Git Hub")), "`issuers[1].name` is not of 1 to 32"),
-            (set("name", json!("octavius")), "`issuers[1].name` is not of 1 to 32"),
+            (set("name", json!("octavius")), "`issuers[1].name` is \"octavius\": its users"),
             (set("name", json!("ok")), "`issuers[1].name` is there twice"),
             (set("issuer", json!("https://ok")), "`issuers[1].issuer` is there twice"),
             (set("audiences", json!([])), "`issuers[1].audiences` names nobody"),

@@ -4,20 +4,17 @@ use std::path::Path;
 use std::time::Duration;
 
 use reqwest::header::CACHE_CONTROL;
-use reqwest::redirect::Policy;
-use reqwest::{Certificate, Client, RequestBuilder, StatusCode};
+use reqwest::{Client, RequestBuilder, StatusCode};
 use serde_json::{Map, Value};
 use url::Url;
 
-use super::config::{IssuerConfig, KeysFrom, is_on_loopback, may_be_fetched};
+use super::config::{IssuerConfig, KeysFrom};
 use super::jose::parse_object;
 use super::jwk::KeySet;
+use crate::outbound::{self, WITHIN};
 
 /// Most bytes of an answer, and of a file.
 const ANSWER_BYTES: usize = 256 * 1024;
-
-/// Longest time that fetching may take, discovery and keys together.
-pub(super) const WITHIN: Duration = Duration::from_secs(10);
 
 /// What was fetched.
 #[derive(Debug)]
@@ -40,7 +37,7 @@ impl Fetcher {
     pub(super) fn new(config: &IssuerConfig) -> Self {
         let client = match &config.keys {
             KeysFrom::File(_) => None,
-            KeysFrom::Url(url) | KeysFrom::Discovery(url) => Some(client(config, url)),
+            KeysFrom::Url(url) | KeysFrom::Discovery(url) => Some(outbound::client(config.ca_file.as_deref(), url)),
         };
         Self { issuer: config.issuer.clone(), from: config.keys.clone(), client }
     }
@@ -93,32 +90,8 @@ impl About {
     /// A URL that it names, as safe as the one it was told at; `purpose` says what for.
     pub(super) fn url(&self, name: &str, purpose: &str) -> Result<Url, String> {
         let named = self.members.get(name).and_then(Value::as_str).and_then(|text| Url::parse(text).ok());
-        let fits = |named: &Url| may_be_fetched(named) && (named.scheme() == "https" || is_on_loopback(&self.url));
+        let fits = |named: &Url| outbound::is_safe(named) && (named.scheme() == "https" || outbound::is_on_loopback(&self.url));
         named.filter(fits).ok_or_else(|| format!("{}: its {name} is no URL that {purpose}", self.url))
-    }
-}
-
-pub(super) fn client(config: &IssuerConfig, url: &Url) -> Result<Client, String> {
-    // What speaks HTTP takes the process' provider of cryptography, and panics where there is none. An error means that there is one already.
-    let _ = rustls::crypto::ring::default_provider().install_default();
-    let mut builder = Client::builder().redirect(Policy::none()).timeout(WITHIN).referer(false).user_agent("octavius");
-    if is_on_loopback(url) {
-        builder = builder.no_proxy();
-    }
-    if let Some(path) = &config.ca_file {
-        for certificate in certificates(path).map_err(|problem| format!("{}: {problem}", path.display()))? {
-            builder = builder.add_root_certificate(certificate);
-        }
-    }
-    builder.build().map_err(|error| octavius_proto::client::root_cause(&error))
-}
-
-/// The certificates of a file.
-pub(super) fn certificates(path: &Path) -> Result<Vec<Certificate>, String> {
-    let bytes = std::fs::read(path).map_err(|error| error.to_string())?;
-    match Certificate::from_pem_bundle(&bytes) {
-        Ok(certificates) if !certificates.is_empty() => Ok(certificates),
-        _ => Err("it holds no certificates".to_owned()),
     }
 }
 

@@ -32,7 +32,7 @@ use jose::Unverified;
 use keys::{Keys, Pace, Unfit};
 use sign_in::CodeFlow;
 
-pub use config::{IssuerConfig, IssuerConfigError};
+pub use config::IssuerConfig;
 pub(crate) use jose::is_jwt;
 
 /// The issuers that are trusted.

@@ -19,10 +19,11 @@ use url::Url;
 use url::form_urlencoded::{Serializer, byte_serialize};
 
 use super::config::IssuerConfig;
-use super::fetch::{self, About, WITHIN};
+use super::fetch::{self, About};
 use super::jose::Unverified;
 use crate::limits::Guesses;
 use crate::listen::Peer;
+use crate::outbound::{self, WITHIN};
 use crate::private;
 
 /// How long what an issuer says of itself is taken for right; and that it says nothing, so that it is not asked for each visitor.
@@ -84,7 +85,7 @@ impl CodeFlow {
             name: issuer.name.clone(),
             issuer: issuer.issuer.clone(),
             redirect: format!("{}/sign-in/callback", page.as_str().trim_end_matches('/')),
-            client: fetch::client(issuer, &about),
+            client: outbound::client(issuer.ca_file.as_deref(), &about),
             about,
             config,
             known: Mutex::default(),

@@ -12,6 +12,7 @@ use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::registry::Registry;
 
 use super::Label;
+use super::webhooks::WebhookCounts;
 
 /// Jobs that have series of their own; what others do is counted together. Each has one for each state and reason in which it ended.
 const JOBS: usize = 1000;
@@ -50,6 +51,8 @@ pub(crate) struct Counts {
     ran: Histogram,
     appended: Counter,
     read: Counter,
+    /// What becomes of webhooks' messages.
+    pub(crate) webhooks: WebhookCounts,
 }
 
 impl Default for Counts {
@@ -74,6 +77,7 @@ impl Default for Counts {
             ran: Histogram::new(SECONDS),
             appended: Counter::default(),
             read: Counter::default(),
+            webhooks: WebhookCounts::default(),
         }
     }
 }
@@ -148,6 +152,7 @@ impl Counts {
         registry.register("execution_running_seconds", help, self.ran.clone());
         registry.register("log_bytes_appended", "Bytes that this controller took into logs", self.appended.clone());
         registry.register("log_bytes_read", "Bytes of logs that this controller handed out", self.read.clone());
+        self.webhooks.register(registry);
     }
 }
 

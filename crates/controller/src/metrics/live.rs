@@ -9,13 +9,13 @@ use prometheus_client::encoding::{DescriptorEncoder, EncodeMetric as _};
 use prometheus_client::metrics::MetricType;
 use prometheus_client::metrics::gauge::ConstGauge;
 
-use super::Label;
 use crate::archive::Archive;
 use crate::fleet::Fleet;
 use crate::listen::Certificates;
 use crate::room::Room;
 use crate::scheduler::Scheduler;
 use crate::waiting::ExecutorFacts;
+use crate::webhooks::{Backlog, Webhooks};
 
 /// What is looked up.
 pub(super) struct Live {
@@ -24,6 +24,7 @@ pub(super) struct Live {
     pub(super) room: Arc<Room>,
     pub(super) archive: Option<Archive>,
     pub(super) certificates: Option<Arc<Certificates>>,
+    pub(super) webhooks: Webhooks,
 }
 
 impl fmt::Debug for Live {
@@ -52,6 +53,14 @@ impl Collector for Live {
             let help = "Whether the archive of logs answered last: 1 or 0.";
             gauge(&mut encoder, "archive_up", help, u64::from(!archive.is_down()))?;
         }
+        let webhooks = self.webhooks.backlog();
+        let of = |value: fn(&Backlog) -> usize| webhooks.iter().map(move |(name, backlog)| (name.as_str(), value(backlog)));
+        let help = "Messages that a webhook has not taken yet.";
+        gauges(&mut encoder, "webhook_deliveries_waiting", help, "webhook", of(|backlog| backlog.waiting))?;
+        let help = "Messages that were given up and are kept.";
+        gauges(&mut encoder, "webhook_deliveries_given_up", help, "webhook", of(|backlog| backlog.given_up))?;
+        let help = "Whether a webhook took the last message that this controller brought it: 1 or 0.";
+        gauges(&mut encoder, "webhook_up", help, "webhook", of(|backlog| usize::from(backlog.is_up)))?;
         // There is none in the clear, and a rule over it is silent there.
         if let Some(ends) = self.certificates.as_ref().and_then(|certificates| certificates.ends()) {
             let help = "When the first certificate of the chain that the port shows ends, in seconds since 1970.";
@@ -92,16 +101,16 @@ fn slots(executors: &[ExecutorFacts]) -> [(&'static str, usize); 2] {
 }
 
 /// Writes one gauge for each value of a label.
-fn gauges(
+fn gauges<'v>(
     encoder: &mut DescriptorEncoder<'_>,
     name: &str,
     help: &str,
     label: &'static str,
-    values: impl IntoIterator<Item = (&'static str, usize)>,
+    values: impl IntoIterator<Item = (&'v str, usize)>,
 ) -> fmt::Result {
     let mut family = encoder.encode_descriptor(name, help, None, MetricType::Gauge)?;
     for (value, count) in values {
-        let labels: Label = [(label, value)];
+        let labels = [(label, value)];
         let count = i64::try_from(count).unwrap_or(i64::MAX);
         ConstGauge::new(count).encode(family.encode_family(&labels)?)?;
     }

@@ -9,6 +9,7 @@ mod counts;
 mod live;
 mod rpcs;
 mod store;
+mod webhooks;
 
 use std::fmt;
 use std::net::SocketAddr;
@@ -28,6 +29,7 @@ pub(crate) use counts::Counts;
 use live::Live;
 pub(crate) use rpcs::{Observed, Rpcs};
 pub(crate) use store::{Counted, StoreCounts};
+pub(crate) use webhooks::WebhookCounts;
 
 use crate::archive::Archive;
 use crate::fleet::Fleet;
@@ -35,6 +37,7 @@ use crate::listen::Certificates;
 use crate::losses::Judge;
 use crate::room::Room;
 use crate::scheduler::Scheduler;
+use crate::webhooks::Webhooks;
 
 /// A metric's one label and its value.
 type Label = [(&'static str, &'static str); 1];
@@ -50,18 +53,19 @@ pub(crate) struct Sources {
     pub(crate) room: Arc<Room>,
     pub(crate) archive: Option<Archive>,
     pub(crate) certificates: Option<Arc<Certificates>>,
+    pub(crate) webhooks: Webhooks,
 }
 
 /// Everything that is to be scraped.
 fn registry(sources: Sources) -> Registry {
-    let Sources { counts, store, rpcs, fleet, scheduler, room, archive, certificates } = sources;
+    let Sources { counts, store, rpcs, fleet, scheduler, room, archive, certificates, webhooks } = sources;
     let mut registry = Registry::with_prefix("octavius");
     let labels = vec![("version".to_owned(), env!("CARGO_PKG_VERSION").to_owned())];
     registry.register("build", "The version that runs", Info::new(labels));
     counts.register(&mut registry);
     store.register(&mut registry);
     registry.register_collector(Box::new(rpcs));
-    registry.register_collector(Box::new(Live { fleet, scheduler, room, archive, certificates }));
+    registry.register_collector(Box::new(Live { fleet, scheduler, room, archive, certificates, webhooks }));
     registry
 }
 

@@ -42,6 +42,7 @@ use crate::reconcile::Reconciler;
 use crate::scheduler::{self, Scheduler};
 use crate::streams::Responses;
 use crate::tokens::{self, NewToken, Tokens};
+use crate::webhooks::Webhooks;
 use crate::{random, slices};
 
 /// As real ones are to each other, but short: a play of a few minutes sees everything run out.
@@ -132,7 +133,14 @@ impl Node {
         let tokens = Arc::new(Tokens::new(Arc::clone(&store), Timing::default().executor_token_life));
         let mirrors = Mirrors { store: Arc::clone(&store), judge: Arc::clone(&judge), shutdown: shutdown.clone() };
         let peer = format!("peer-{index}");
-        tasks.spawn(slices::run(peer, Arc::clone(&scheduler), mirrors.clone(), timing.ping_interval, timing.ping_deadline));
+        tasks.spawn(slices::run(
+            peer,
+            Arc::clone(&scheduler),
+            tokio::sync::watch::Sender::new(None),
+            mirrors.clone(),
+            timing.ping_interval,
+            timing.ping_deadline,
+        ));
         tasks.spawn(pauses::follow(Arc::clone(&pauses), mirrors.clone()));
         tasks.spawn(catalogs::follow(Arc::clone(&catalogs), mirrors.clone()));
         tasks.spawn(tokens::follow(Arc::clone(&tokens), mirrors.clone()));
@@ -146,7 +154,9 @@ impl Node {
             judge: Arc::clone(&judge),
             timing,
         };
+        let webhooks = Webhooks::new(Arc::clone(&store), &engine, timing, None);
         let executions = Executions {
+            webhooks,
             store: Arc::clone(&store),
             engine: engine.clone(),
             catalogs: Arc::clone(&catalogs),

@@ -27,6 +27,7 @@ use crate::pauses::Pauses;
 use crate::queue::SharedQueue;
 use crate::room::Room;
 use crate::scheduler::Scheduler;
+use crate::webhooks::Webhooks;
 
 const KEPT: u8 = 0;
 const LOST_AFTER: u8 = 1;
@@ -85,7 +86,8 @@ impl Part {
         ));
         let (room, timing, tasks, shutdown) =
             (Arc::new(Room::default()), Timing::default(), TaskTracker::new(), CancellationToken::new());
-        let executions = Executions { store, engine, catalogs, definitions, scheduler, room, timing, tasks, shutdown };
+        let webhooks = Webhooks::new(Arc::clone(&store), &engine, timing, None);
+        let executions = Executions { webhooks, store, engine, catalogs, definitions, scheduler, room, timing, tasks, shutdown };
         let paused = Arc::new(Mutex::new(false));
         let asked = Arc::clone(&paused);
         let is_paused: IsPaused = Arc::new(move |_| *asked.lock().unwrap());

@@ -6,11 +6,12 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use octavius_controller::{AuditExport, Retention};
-use octavius_core::{ExecutionId, Timing};
+use octavius_core::{ExecutionId, Timestamp, Timing};
 use octavius_proto::client::Connection;
 use octavius_proto::v1::{self, AuditRecord, AuditResult, Role};
 use octavius_proto::{DESCRIPTORS, reason, to_timestamp};
 use octavius_store::{Range, Store, Txn, key};
+use octavius_tests::receiver::Receiver;
 use prost::Message as _;
 use tonic::{Code, Streaming};
 
@@ -19,6 +20,7 @@ use crate::harness::{
     House, apply, cancel, connect, eventually, execute, header, request, rerun_request, send, send_rerun, soon, timing, told,
 };
 use crate::keeping::{Gauged, gauged};
+use crate::webhooks::Secret;
 
 const REFUND: &str =
     r#"{"name":"refund","command":["true"],"env_vars":{"args":[{"name":"order"},{"name":"pin","sensitive":true}]}}"#;
@@ -28,7 +30,7 @@ async fn open(connection: &Connection, request: v1::ReadAuditRequest) -> Streami
 }
 
 /// The trail as it is now.
-async fn trail(house: &House) -> Vec<AuditRecord> {
+pub(crate) async fn trail(house: &House) -> Vec<AuditRecord> {
     let mut stream = open(&house.admin().await, v1::ReadAuditRequest::default()).await;
     let mut records = Vec::new();
     while let Some(response) = soon("a piece of the trail", stream.message()).await.unwrap() {
@@ -90,6 +92,8 @@ const NOT_AUDITED: &[&str] = &[
     "GetController",
     "WhoAmI",
     "ListTokens",
+    "ListWebhooks",
+    "ListDeliveries",
     "ReadAudit",
     "AppendLog",
     "Session",
@@ -99,7 +103,10 @@ const NOT_AUDITED: &[&str] = &[
 /// Every other RPC, once, and once more where it can be repeated: a new RPC is missing here until somebody decides.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn each_change_leaves_exactly_one_record_and_a_repetition_none() {
-    let house = House::open().await;
+    let secret = Secret::new();
+    let receiver = Receiver::start(&secret.text).unwrap();
+    let hook = secret.webhook("chat", &receiver.url(), &serde_json::json!({"jobs": "none"}));
+    let house = House::telling(timing(), vec![hook], |store| store).await;
     let admin = house.admin().await;
     let ann = house.person(Role::User, "ann", &[]).await;
     let token_of_ann = ann.admin().who_am_i(v1::WhoAmIRequest {}).await.unwrap().into_inner().token_id;
@@ -231,6 +238,19 @@ async fn each_change_leaves_exactly_one_record_and_a_repetition_none() {
     assert!(!format!("{record:?}").contains(&opened[5..]), "the session's token is nowhere");
     within.admin().end_session(v1::EndSessionRequest {}).await.unwrap();
     one(&["EndSession"], &format!("bob session.end token/{id}")).await;
+
+    admin.admin().test_webhook(v1::TestWebhookRequest { webhook: "chat".into() }).await.unwrap();
+    one(&["TestWebhook"], "admin webhook.test webhook/chat").await;
+    let given_up = crate::webhooks::put(Txn::new(), true, ExecutionId::generate(), "gone", Timestamp::now());
+    house.store().commit(given_up).await.unwrap();
+    eventually("it to be tried again", async || {
+        let request = v1::RetryDeliveriesRequest { webhook: String::new(), execution: String::new() };
+        let moved = admin.admin().retry_deliveries(request).await.unwrap().into_inner().deliveries;
+        if moved == 1 { Ok(()) } else { Err(format!("{moved}")) }
+    })
+    .await;
+    let record = one(&["RetryDeliveries"], "admin webhook.retry webhook/*").await;
+    assert_eq!(detail(&record, "deliveries"), "1");
 
     let mut backup = admin.admin().backup(v1::BackupRequest {}).await.unwrap().into_inner();
     while soon("a piece of a backup", backup.message()).await.unwrap().is_some() {}

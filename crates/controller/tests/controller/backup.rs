@@ -45,6 +45,7 @@ fn options(archive: &Path, store: &Arc<dyn Store>, dir: &TempDir) -> ControllerO
         clock: Clock::default(),
         limits: octavius_controller::RequestLimits::default(),
         issuers: Vec::new(),
+        webhooks: Vec::new(),
         metrics_listen: None,
         page: None,
     }

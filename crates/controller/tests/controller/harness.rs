@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use octavius_controller::{
     Archive, AuditExport, Clock, Controller, ControllerOptions, Encryption, EncryptionKey, IssuerConfig, PageListen, Retention,
-    TlsFiles,
+    TlsFiles, WebhookConfig,
 };
 use octavius_core::{Digest, ExecutionId, JobDefinition, Timing};
 use octavius_proto::Fault;
@@ -54,6 +54,8 @@ pub(crate) struct House {
     pub(crate) tls: Option<TlsFiles>,
     /// Whose JSON Web Tokens it takes.
     pub(crate) issuers: Vec<IssuerConfig>,
+    /// Who is told what comes of executions.
+    pub(crate) webhooks: Vec<WebhookConfig>,
     /// Where it serves the web page, where it does.
     pub(crate) page: Option<PageListen>,
     dir: TempDir,
@@ -114,23 +116,33 @@ impl House {
 
     /// A controller that keeps what is over for so long.
     pub(crate) async fn keeping(timing: Timing, retention: Retention) -> Self {
-        Self::build(timing, retention, Clock::default(), |store| store).await
+        Self::build(timing, retention, Clock::default(), Vec::new(), |store| store).await
     }
 
     /// A controller that goes by this clock, and its neighbours with it.
     pub(crate) async fn by(clock: Clock) -> Self {
-        Self::build(timing(), Retention::default(), clock, |store| store).await
+        Self::build(timing(), Retention::default(), clock, Vec::new(), |store| store).await
     }
 
     /// A controller over what `wrap` makes of the store.
     pub(crate) async fn over(timing: Timing, wrap: impl FnOnce(Arc<dyn Store>) -> Arc<dyn Store>) -> Self {
-        Self::build(timing, Retention::default(), Clock::default(), wrap).await
+        Self::build(timing, Retention::default(), Clock::default(), Vec::new(), wrap).await
+    }
+
+    /// A controller with webhooks, over what `wrap` makes of the store.
+    pub(crate) async fn telling(
+        timing: Timing,
+        webhooks: Vec<WebhookConfig>,
+        wrap: impl FnOnce(Arc<dyn Store>) -> Arc<dyn Store>,
+    ) -> Self {
+        Self::build(timing, Retention::default(), Clock::default(), webhooks, wrap).await
     }
 
     async fn build(
         timing: Timing,
         retention: Retention,
         clock: Clock,
+        webhooks: Vec<WebhookConfig>,
         wrap: impl FnOnce(Arc<dyn Store>) -> Arc<dyn Store>,
     ) -> Self {
         let dir = tempfile::tempdir().unwrap();
@@ -151,6 +163,7 @@ impl House {
             log_limit: octavius_core::limit::LOG_BYTES,
             tls: None,
             issuers: Vec::new(),
+            webhooks,
             page: None,
             dir,
             etcd,
@@ -175,6 +188,7 @@ impl House {
             limits: octavius_controller::RequestLimits::default(),
             encryption: self.encryption.clone(),
             issuers: self.issuers.clone(),
+            webhooks: self.webhooks.clone(),
             metrics_listen: Some(SocketAddr::from(([127, 0, 0, 1], 0))),
             page: self.page.clone(),
             clock: self.clock.clone(),

@@ -37,3 +37,4 @@ mod strangers;
 mod tls;
 mod tokens;
 mod waiting;
+mod webhooks;

@@ -55,6 +55,10 @@ const EXPECTED: &[(&str, &str)] = &[
     ("AdminService/Backup", "admin"),
     ("AdminService/ReadAudit", "admin"),
     ("AdminService/GetController", "admin"),
+    ("AdminService/ListWebhooks", "admin"),
+    ("AdminService/ListDeliveries", "admin"),
+    ("AdminService/RetryDeliveries", "admin"),
+    ("AdminService/TestWebhook", "admin"),
 ];
 
 pub(crate) async fn channel(house: &House) -> Channel {

@@ -16,11 +16,13 @@ use octavius_proto::{Fault, reason};
 use octavius_store::{
     Commit, Entry, Key, Page, Presence, Range, Revision, Store, StoreError, Txn, Usage, Watch, WatchBatch, key,
 };
+use octavius_tests::receiver::Receiver;
 use tokio::sync::watch;
 use tonic::Code;
 
 use crate::fake::{Fake, finished, hello};
-use crate::harness::{Dice, House, PATIENCE, apply, get, header, reaches, request, send, timing, told};
+use crate::harness::{Dice, House, PATIENCE, apply, eventually, get, header, reaches, request, send, timing, told};
+use crate::webhooks::Secret;
 
 #[derive(Debug)]
 struct Shaky {
@@ -276,6 +278,51 @@ async fn whatever_the_store_does_each_execution_starts_once_and_ends() {
     session.hears_nothing(3).await;
     let waits = last.iter().find(|id| !claims.contains(id)).unwrap();
     assert_eq!(get(&calm, waits).await.state(), S::Queued);
+}
+
+/// Whatever the store forgets to answer, what has ended is told: once, but where that it was told could not be written down.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn whatever_the_store_does_webhooks_are_told_of_each_end() {
+    let shakes = Arc::new(AtomicBool::new(false));
+    let dice = Arc::new(Mutex::new(Dice::thrown()));
+    let soon = Duration::from_millis(20);
+    let timing = Timing { webhook_retry_min: soon, webhook_retry_max: soon * 5, webhook_pause_max: soon * 5, ..timing() };
+    let secret = Secret::new();
+    let receiver = Receiver::start(&secret.text).unwrap();
+    let hook = secret.webhook("chat", &receiver.url(), &serde_json::json!({}));
+    let wrap = |inner| Arc::new(Shaky { dice, shakes: Arc::clone(&shakes), ..Shaky::calm(inner) }) as Arc<dyn Store>;
+    let house = House::telling(timing, vec![hook], wrap).await;
+    house.apply(&[r#"{"name":"j","command":["true"]}"#]).await;
+    let admin = house.admin().await;
+    shakes.store(true, Ordering::Relaxed);
+    let mut ids = HashSet::new();
+    for n in 0..60 {
+        // Now and then it does not take them either.
+        receiver.answer(if n % 4 == 3 { 500 } else { 200 }, None);
+        let asked = request("j", &[]);
+        let id = insist("an execution", || send(&admin, asked.clone())).await;
+        let cancelled = || async {
+            let request = v1::CancelExecutionRequest { id: id.clone() };
+            admin.executions().cancel_execution(request).await.map(drop).map_err(|status| told(&status))
+        };
+        insist("its end", cancelled).await;
+        ids.insert(id);
+    }
+    receiver.answer(200, None);
+    shakes.store(false, Ordering::Relaxed);
+    let told = eventually("all to be told", async || {
+        let told: HashSet<_> = receiver.taken().unwrap().iter().map(|message| message.execution().to_owned()).collect();
+        if told == ids { Ok(told) } else { Err(format!("{} of {}", told.len(), ids.len())) }
+    })
+    .await;
+    assert_eq!(told.len(), 60);
+    eventually("nothing to be left", async || {
+        let left = house.store().range(&Range::of(key::deliveries(), 10)).await.unwrap().entries;
+        if left.is_empty() { Ok(()) } else { Err(format!("{left:?}")) }
+    })
+    .await;
+    let again = receiver.taken().unwrap().len() - 60;
+    assert!(again < 30, "{again} were told twice");
 }
 
 /// An executor that cannot reach its controller while the store is away is not lost for it.

@@ -191,6 +191,28 @@ impl AdminService for Fake {
         unused()
     }
 
+    async fn list_webhooks(&self, _: Request<v1::ListWebhooksRequest>) -> Result<Response<v1::ListWebhooksResponse>, Status> {
+        unused()
+    }
+
+    async fn list_deliveries(
+        &self,
+        _: Request<v1::ListDeliveriesRequest>,
+    ) -> Result<Response<v1::ListDeliveriesResponse>, Status> {
+        unused()
+    }
+
+    async fn retry_deliveries(
+        &self,
+        _: Request<v1::RetryDeliveriesRequest>,
+    ) -> Result<Response<v1::RetryDeliveriesResponse>, Status> {
+        unused()
+    }
+
+    async fn test_webhook(&self, _: Request<v1::TestWebhookRequest>) -> Result<Response<v1::TestWebhookResponse>, Status> {
+        unused()
+    }
+
     type BackupStream = Empty<Result<v1::BackupResponse, Status>>;
 
     async fn backup(&self, _: Request<v1::BackupRequest>) -> Result<Response<Self::BackupStream>, Status> {
