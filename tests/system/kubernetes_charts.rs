@@ -265,6 +265,16 @@ fn controllers_are_told_what_the_values_say() -> Result<()> {
         "store": "etcd",
         "tls_cert": "/etc/octavius/tls/tls.crt",
         "tls_key": "/etc/octavius/tls/tls.key",
+        "webhooks": [
+            {
+                "name": "chat", "url": "https://chat.example/hook", "events": ["waiting_for_approval", "failed"],
+                "secret_file": "/etc/octavius/webhooks/chat",
+            },
+            {
+                "name": "pager", "url": "https://pager.example/x", "events": ["failed"], "jobs": ["backup-*"],
+                "secret_file": "/etc/octavius/webhooks/pager.secret",
+            },
+        ],
     });
     assert_eq!(config(&external, file)?, expected);
     let monitor = one(&external, "ServiceMonitor", "octavius")?;
@@ -277,7 +287,8 @@ fn controllers_are_told_what_the_values_say() -> Result<()> {
     let mounts = external.iter().find(|object| object["kind"] == "Deployment").context("no Deployment")?;
     let mounts = mounts["spec"]["template"]["spec"]["containers"][0]["volumeMounts"].to_string();
     let keys = expected["encryption_key_files"].as_array().into_iter().flatten();
-    let files = expected.as_object().context("no map")?.values().chain(keys).filter_map(Value::as_str);
+    let hooks = expected["webhooks"].as_array().into_iter().flatten().map(|hook| &hook["secret_file"]);
+    let files = expected.as_object().context("no map")?.values().chain(keys).chain(hooks).filter_map(Value::as_str);
     for path in files.filter(|value| value.starts_with("/etc/")) {
         let folder = path.rsplit_once('/').context("no folder")?.0;
         ensure!(mounts.contains(&format!("\"{folder}\"")), "{path} is in no volume: {mounts}");

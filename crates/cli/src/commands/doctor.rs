@@ -5,6 +5,7 @@ mod client;
 mod controllers;
 mod finding;
 mod hosts;
+mod webhooks;
 
 use std::path::PathBuf;
 

@@ -6,9 +6,10 @@ use octavius_proto::v1::ExecutionState as S;
 use serde_yaml::Value;
 
 use crate::fake::{Fake, hello};
-use crate::harness::House;
+use crate::harness::{House, timing};
 use crate::tls::Secure;
 use crate::waiting::http;
+use crate::webhooks::Secret;
 
 /// A metric as a rule asks for it: its name, and its labels with what is asked of them.
 #[derive(Debug)]
@@ -51,7 +52,9 @@ fn exposed(body: &str) -> BTreeMap<&str, BTreeMap<&str, BTreeSet<&str>>> {
 
 #[tokio::test]
 async fn each_alert_asks_for_metrics_and_labels_that_there_are() {
-    let house = House::open().await;
+    let secret = Secret::new();
+    let hook = secret.webhook("chat", "http://127.0.0.1:9/hook", &serde_json::json!({}));
+    let house = House::telling(timing(), vec![hook], |store| store).await;
     house.apply(&[r#"{"name":"j","command":["true"]}"#]).await;
     let fake = Fake::register(&house, "e").await;
     let mut session = fake.session(hello(1)).await.unwrap();

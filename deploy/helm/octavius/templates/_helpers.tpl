@@ -81,6 +81,13 @@ capabilities: {drop: [ALL]}
 {{- range .Values.encryptionKeys.keys }}{{ $files = append $files (printf "/etc/octavius/encryption/%s" .) }}{{ end }}
 {{- $_ := set $config "encryption_key_files" $files }}
 {{- end }}
+{{- if .Values.webhooks.list }}
+{{- $webhooks := list }}
+{{- range .Values.webhooks.list }}
+{{- $webhooks = append $webhooks (merge (dict "secret_file" (printf "/etc/octavius/webhooks/%s" (.secret_file | default .name))) .) }}
+{{- end }}
+{{- $_ := set $config "webhooks" $webhooks }}
+{{- end }}
 {{- if .Values.etcd.shared }}{{ $_ := set $config "etcd_shared" true }}{{ end }}
 {{- with .Values.etcd.tls }}
 {{- if .existingSecret }}{{ $_ := set $config "etcd_ca_file" "/etc/octavius/etcd/ca.crt" }}{{ end }}
@@ -101,6 +108,9 @@ capabilities: {drop: [ALL]}
 {{- end }}
 {{- if and .Values.tls.clientCa (not .Values.tls.existingSecret) }}
 {{- fail "tls.clientCa needs tls.existingSecret, whose ca.crt has signed the clients' certificates" }}
+{{- end }}
+{{- if and .Values.webhooks.list (not .Values.webhooks.existingSecret) }}
+{{- fail "webhooks.list needs webhooks.existingSecret, whose keys hold what messages are signed with" }}
 {{- end }}
 {{- with .Values.page.ingress }}
 {{- if and .enabled (not $.Values.page.enabled) }}

@@ -13,6 +13,7 @@ use tokio::time::{Instant, timeout_at};
 use tonic::Code;
 
 use super::finding::{Area, Finding};
+use super::webhooks;
 use crate::commands::whoami::role_name;
 use crate::config::Resolved;
 use crate::error::{Failure, Outcome};
@@ -47,6 +48,8 @@ pub(super) struct Answer {
     /// None where the role may not ask: a call that is refused would be a record in the audit trail.
     controller: Option<Outcome<v1::GetControllerResponse>>,
     executors: Option<Outcome<v1::ListExecutorsResponse>>,
+    /// None where the role may not ask, and where the controller is older than these.
+    webhooks: Option<Outcome<v1::ListWebhooksResponse>>,
 }
 
 /// What came of an address.
@@ -92,6 +95,12 @@ pub(super) async fn check(shell: &Shell, resolved: &Resolved) -> (Vec<Finding>, 
         findings.push(clock(answer));
     }
     findings.extend(store(&answers));
+    findings.extend(
+        answers
+            .iter()
+            .filter_map(|answer| Some((answer, answer.webhooks.as_ref()?.as_ref().ok()?)))
+            .flat_map(|(answer, listed)| webhooks::check(&answer.address, &answer.me, listed)),
+    );
     (findings, answers)
 }
 
@@ -139,15 +148,18 @@ async fn ask(shell: &Shell, resolved: &Resolved, address: &Address, deadline: In
         // It looked at its clock somewhere on the way: in the middle, as far as one can know.
         let ahead =
             words::time(me.now.as_ref()).map(|theirs| theirs.duration_since(at).as_secs_f64() - round_trip.as_secs_f64() / 2.0);
-        let (controller, executors) = tokio::join!(
+        let (controller, executors, webhooks) = tokio::join!(
             OptionFuture::from(may(&me, Permission::Administer).then(|| {
                 in_time(deadline, session.call_once(async |to| to.admin().get_controller(v1::GetControllerRequest {}).await))
             })),
             OptionFuture::from(may(&me, Permission::ReadExecutors).then(|| {
                 in_time(deadline, session.call_once(async |to| to.executors().list_executors(v1::ListExecutorsRequest {}).await))
             })),
+            OptionFuture::from(may(&me, Permission::Administer).then(|| {
+                in_time(deadline, session.call_once(async |to| to.admin().list_webhooks(v1::ListWebhooksRequest {}).await))
+            })),
         );
-        Asked::Answered(Box::new(Answer { address: address.clone(), me, round_trip, ahead, controller, executors }))
+        Asked::Answered(Box::new(Answer { address: address.clone(), me, round_trip, ahead, controller, executors, webhooks }))
     };
     // Each step ends within it by itself, and together they may not take longer either.
     let asked = timeout_at(deadline + Duration::from_millis(200), asked).await.unwrap_or_else(|_| {
@@ -450,6 +462,7 @@ mod tests {
             ahead: Some(0.1),
             controller: Some(Ok(v1::GetControllerResponse::default())),
             executors: Some(Ok(v1::ListExecutorsResponse::default())),
+            webhooks: Some(Ok(v1::ListWebhooksResponse::default())),
         }
     }
 
