@@ -242,6 +242,7 @@ pub fn execution(execution: &Execution) -> v1::Execution {
         trace_id: execution.trace.as_ref().map(|trace| trace.trace_id_text()).unwrap_or_default(),
         approvals: to_approvals(execution),
         rerun_of: execution.rerun_of.as_ref().map(ToString::to_string).unwrap_or_default(),
+        is_callers: false, // whoever knows the caller says
     }
 }
 

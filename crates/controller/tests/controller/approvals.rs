@@ -255,6 +255,10 @@ async fn who_only_judges_an_execution_sees_it_while_they_do_and_neither_reads_it
         }
     };
     may_do_nothing_else(&bob).await;
+    // Each is told beforehand, so that nobody is offered what would be refused.
+    for (somebody, is_theirs) in [(&ann, true), (&house.admin().await, true), (&bob, false)] {
+        assert_eq!(get(somebody, &id).await.is_callers, is_theirs);
+    }
     approve(&bob, &id).await.unwrap();
 
     // He sees what has come of his word. She has said nothing, and it is nothing to her any more.

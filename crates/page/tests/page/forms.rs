@@ -2,7 +2,7 @@
 
 use http::StatusCode;
 use octavius_core::JobDefinition;
-use octavius_proto::{Fault, reason};
+use octavius_proto::{Fault, reason, v1};
 use tonic::Code;
 
 use crate::browser::Browser;
@@ -191,6 +191,22 @@ async fn whose_approval_is_not_waited_for_is_offered_no_button() {
         let page = browser.get(&page).await;
         assert!(page.text.contains("1 of 2 approvals, from x, not from the requester"), "{}", page.text);
         assert!(!page.text.contains("value=\"approve\"") && !page.text.contains("value=\"reject\""));
+    }
+}
+
+/// What the controller would refuse is not offered, whatever their role is.
+#[tokio::test]
+async fn who_only_judges_an_execution_is_not_offered_to_cancel_or_to_repeat_it() {
+    let fake = world("x");
+    let waiting = fake.world().executions[0].clone();
+    let address = format!("/executions/{WAITING}");
+    for offered in [true, false] {
+        fake.put(v1::Execution { is_callers: offered, ..waiting.clone() });
+        let page = Browser::of(&fake, "user").get(&address).await.text;
+        assert!(page.contains("value=\"approve\"") && page.contains("value=\"reject\""), "{page}");
+        for button in ["cancel", "rerun"] {
+            assert_eq!(page.contains(&format!("value=\"{button}\"")), offered, "{button}: {page}");
+        }
     }
 }
 
