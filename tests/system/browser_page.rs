@@ -307,6 +307,8 @@ fn a_second_person_approves_and_a_third_rejects() {
     bo.see("1200").unwrap();
     ada.go(&site.url(&format!("/executions/{paid}"))).unwrap();
     ada.see("waiting for approval").unwrap();
+    let reason = format!("Reason to approve or reject pay {}", &paid[20..]);
+    assert_eq!(bo.names(Role::Field).unwrap(), [reason], "read out by itself, it says what it is about");
     bo.fill("Reason", "the invoice is right").unwrap();
     bo.press("Approve").unwrap();
     bo.see("Nothing waits for you").unwrap();

@@ -168,6 +168,8 @@ async fn an_approval_goes_through_with_its_reason_and_back_to_the_inbox() {
         let label = format!("aria-label=\"{button} refund-order {}\"", &WAITING[20..]);
         assert!(inbox.text.contains(&label), "one card's buttons are to be told from another's: {}", inbox.text);
     }
+    let label = format!(">Reason<span class=\"unseen\"> to approve or reject refund-order {}</span></label>", &WAITING[20..]);
+    assert!(inbox.text.contains(&label), "and so are its fields: {}", inbox.text);
     let address = format!("/executions/{WAITING}");
     let fields = [("form_token", token.as_str()), ("do", "approve"), ("reason", "it is right"), ("back", "approvals")];
     assert_eq!(browser.post(&address, &fields).await.location(), "/approvals");
