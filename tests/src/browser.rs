@@ -7,12 +7,11 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail, ensure};
-use base64::Engine as _;
-use base64::engine::general_purpose::STANDARD;
+use fantoccini::elements::Element;
 use serde_json::{Value, json};
 
 use crate::eventually;
-use driver::{Driver, Element};
+use driver::Driver;
 
 /// Keys that are no characters, by WebDriver's code points: to be given to [`Browser::type_keys`].
 pub mod keys {
@@ -172,7 +171,7 @@ impl Browser {
     /// # Errors
     /// Where nothing answers there.
     pub fn go(&self, address: &str) -> Result<()> {
-        self.driver.post("/url", &json!({"url": address})).with_context(|| format!("open {address}")).map(drop)
+        self.driver.wait(self.driver.client()?.goto(address)).with_context(|| format!("open {address}"))
     }
 
     /// Opens what is open again, as its button does.
@@ -180,7 +179,7 @@ impl Browser {
     /// # Errors
     /// Where nothing answers.
     pub fn reload(&self) -> Result<()> {
-        self.driver.post("/refresh", &json!({})).map(drop)
+        self.driver.wait(self.driver.client()?.refresh())
     }
 
     /// The address of what is open.
@@ -188,7 +187,7 @@ impl Browser {
     /// # Errors
     /// Where the browser does not say.
     pub fn address(&self) -> Result<String> {
-        Ok(self.driver.get("/url")?.as_str().unwrap_or_default().to_owned())
+        Ok(self.driver.wait(self.driver.client()?.current_url())?.into())
     }
 
     /// The page's title.
@@ -196,7 +195,7 @@ impl Browser {
     /// # Errors
     /// Where the browser does not say.
     pub fn title(&self) -> Result<String> {
-        Ok(self.driver.get("/title")?.as_str().unwrap_or_default().to_owned())
+        self.driver.wait(self.driver.client()?.title())
     }
 
     /// All text that can be seen, with single spaces.
@@ -204,7 +203,7 @@ impl Browser {
     /// # Errors
     /// Where the browser does not say.
     pub fn text(&self) -> Result<String> {
-        let text = self.driver.script("return document.body ? document.body.innerText : ''", &[])?;
+        let text = self.driver.script("return document.body ? document.body.innerText : ''", vec![])?;
         Ok(plain(text.as_str().unwrap_or_default()))
     }
 
@@ -280,8 +279,8 @@ impl Browser {
     pub fn press(&self, name: &str) -> Result<()> {
         eventually(&format!("the button “{name}” can be pressed"), || {
             let button = self.find(Role::Button, name)?;
-            ensure!(self.driver.of(&button, "enabled")? == true, "it is disabled");
-            self.driver.click(&button)
+            ensure!(self.driver.wait(button.is_enabled())?, "it is disabled");
+            self.driver.wait(button.click())
         })
     }
 
@@ -290,7 +289,10 @@ impl Browser {
     /// # Errors
     /// Where it does not come to that.
     pub fn follow(&self, name: &str) -> Result<()> {
-        eventually(&format!("the link “{name}” can be followed"), || self.driver.click(&self.find(Role::Link, name)?))
+        eventually(&format!("the link “{name}” can be followed"), || {
+            let link = self.find(Role::Link, name)?;
+            self.driver.wait(link.click())
+        })
     }
 
     /// Puts a text into the field with this label, in place of what is in it.
@@ -300,8 +302,8 @@ impl Browser {
     pub fn fill(&self, label: &str, text: &str) -> Result<()> {
         eventually(&format!("the field “{label}” can be filled in"), || {
             let field = self.find(Role::Field, label)?;
-            self.driver.clear(&field)?;
-            self.driver.write(&field, text)
+            self.driver.wait(field.clear())?;
+            self.driver.wait(field.send_keys(text))
         })
     }
 
@@ -313,8 +315,8 @@ impl Browser {
         // As a keyboard does: typing the beginning of an option chooses it.
         eventually(&format!("“{option}” can be chosen in “{label}”"), || {
             let field = self.find(Role::Field, label)?;
-            self.driver.write(&field, option)?;
-            let chosen = self.driver.script("return arguments[0].selectedOptions[0].label", &[field.argument()])?;
+            self.driver.wait(field.send_keys(option))?;
+            let chosen = self.driver.script("return arguments[0].selectedOptions[0].label", vec![json!(field)])?;
             ensure!(chosen == option, "{chosen} is chosen");
             Ok(())
         })
@@ -331,7 +333,7 @@ impl Browser {
              const ids = (field.getAttribute('aria-describedby') || '').split(/\\s+/);
              const said = ids.map(id => document.getElementById(id)).filter(Boolean).map(said => said.innerText);
              return {value: field.value, invalid: field.getAttribute('aria-invalid') === 'true', said: said.join(' ')};",
-            &[element.argument()],
+            vec![json!(element)],
         )?;
         Ok(Field {
             value: told["value"].as_str().unwrap_or_default().to_owned(),
@@ -356,14 +358,14 @@ impl Browser {
         let mut passed = Vec::new();
         for _ in 0..STOPS {
             self.driver.keys(&keys::TAB.to_string(), None)?;
-            let focused = self.driver.active()?;
+            let focused = self.driver.wait(self.driver.client()?.active_element())?;
             let here = self.driver.script(
                 "const [element, css] = arguments;
                  const style = getComputedStyle(element);
                  const outlined = style.outlineStyle !== 'none' && parseFloat(style.outlineWidth) > 0;
                  return {fits: element.matches(css), shown: outlined || style.boxShadow !== 'none',
                          is: element === document.body || element === document.documentElement};",
-                &[focused.argument(), json!(role.css())],
+                vec![json!(focused), json!(role.css())],
             )?;
             if here["is"] == true {
                 continue; // past the page's end, in the browser's own
@@ -393,7 +395,7 @@ impl Browser {
     pub fn overhang(&self) -> Result<u64> {
         // A phone shows a page without a `viewport` at 980 pixels, and makes it small.
         let script = "return Math.max(0, Math.max(document.documentElement.scrollWidth, innerWidth) - screen.width)";
-        Ok(self.driver.script(script, &[])?.as_f64().context("not a number")?.ceil() as u64)
+        Ok(self.driver.script(script, vec![])?.as_f64().context("not a number")?.ceil() as u64)
     }
 
     /// What the browser complained about since the last call: errors of scripts, things that could not be loaded, breaches of the page's
@@ -402,7 +404,7 @@ impl Browser {
     /// # Errors
     /// Where the browser does not say.
     pub fn complaints(&self) -> Result<Vec<String>> {
-        let entries = self.driver.post("/se/log", &json!({"type": "browser"}))?;
+        let entries = self.driver.log()?;
         let severe = entries.as_array().context("not a list")?.iter().filter(|entry| entry["level"] == "SEVERE");
         Ok(severe.map(|entry| entry["message"].as_str().unwrap_or_default().to_owned()).collect())
     }
@@ -413,13 +415,13 @@ impl Browser {
     /// Where it cannot be run: it is a script, and needs a browser that has them.
     pub fn findings(&self) -> Result<Vec<Finding>> {
         let axe = std::fs::read_to_string(driver::named("OCTAVIUS_TEST_AXE")?).context("read axe-core")?;
-        self.driver.script(&format!("{axe}\n"), &[])?;
+        self.driver.script(&format!("{axe}\n"), vec![])?;
         // A page that is just fading in has another contrast than the one that stays; what pulses for ever is not waited for.
         let script = "const ends = animation => Number.isFinite(animation.effect.getComputedTiming().endTime);
                       await Promise.allSettled(document.getAnimations().filter(ends).map(animation => animation.finished));
                       return (await axe.run(document, {resultTypes: ['violations']})).violations";
         let script = format!("return (async () => {{ {script} }})()");
-        let found = self.driver.script(&script, &[])?;
+        let found = self.driver.script(&script, vec![])?;
         let serious = |found: &&Value| matches!(found["impact"].as_str(), Some("serious" | "critical"));
         Ok(found.as_array().context("not a list")?.iter().filter(serious).map(finding).collect())
     }
@@ -437,8 +439,8 @@ impl Browser {
         };
         std::fs::create_dir_all(&folder)?;
         let path = folder.join(format!("{name}.png"));
-        let picture = self.driver.get("/screenshot")?;
-        std::fs::write(&path, STANDARD.decode(picture.as_str().context("no picture")?)?)?;
+        let picture = self.driver.wait(self.driver.client()?.screenshot())?;
+        std::fs::write(&path, picture)?;
         Ok(path)
     }
 
@@ -449,7 +451,7 @@ impl Browser {
     pub fn first_paint(&self) -> Result<Duration> {
         eventually("something is painted", || {
             let script = "return performance.getEntriesByName('first-contentful-paint').map(entry => entry.startTime)[0]";
-            let at = self.driver.script(script, &[])?;
+            let at = self.driver.script(script, vec![])?;
             Ok(Duration::from_secs_f64(at.as_f64().context("nothing yet")? / 1000.0))
         })
     }
@@ -478,7 +480,7 @@ impl Browser {
         self.driver.chrome("Page.removeScriptToEvaluateOnNewDocument", &json!({"identifier": added["identifier"]}))?;
         opened?;
         eventually(&format!("“{text}” is in {css}"), || {
-            let at = self.driver.script("return window.octaviusSeen", &[])?;
+            let at = self.driver.script("return window.octaviusSeen", vec![])?;
             let at = at.as_f64().with_context(|| format!("not on {address}"))?;
             Ok(Duration::from_secs_f64(at / 1000.0))
         })

@@ -307,6 +307,8 @@ fn a_second_person_approves_and_a_third_rejects() {
     bo.see("1200").unwrap();
     ada.go(&site.url(&format!("/executions/{paid}"))).unwrap();
     ada.see("waiting for approval").unwrap();
+    let reason = format!("Reason to approve or reject pay {}", &paid[20..]);
+    assert_eq!(bo.names(Role::Field).unwrap(), [reason], "read out by itself, it says what it is about");
     bo.fill("Reason", "the invoice is right").unwrap();
     bo.press("Approve").unwrap();
     bo.see("Nothing waits for you").unwrap();
@@ -328,6 +330,39 @@ fn a_second_person_approves_and_a_third_rejects() {
     for browser in [&ada, &bo, &cy] {
         expect_quiet(browser);
     }
+}
+
+#[test]
+fn an_admin_pauses_a_job_and_drains_the_executor_and_both_go_on() {
+    let world = World::new().unwrap();
+    let site = Site::start(&world).unwrap();
+    let browser = Browser::start().unwrap();
+    site.enter(&browser).unwrap();
+    browser.go(&site.url("/jobs/greet")).unwrap();
+    browser.fill("Reason for the pause", "the database moves").unwrap();
+    browser.press("Pause greet").unwrap();
+    browser.see("Nothing of it starts: paused by").unwrap();
+    browser.see("the database moves").unwrap();
+    let id = site.run(&browser, "greet", &[("who", "Ada")]).unwrap();
+    browser.see("Why it waits").unwrap();
+    assert_eq!(site.client.status(&id).unwrap()["state"], "queued");
+    browser.go(&site.url("/jobs/greet")).unwrap();
+    browser.press("Unpause greet").unwrap();
+    browser.see("Reason for the pause").unwrap();
+    browser.go(&site.url(&format!("/executions/{id}"))).unwrap();
+    browser.see("hello Ada").unwrap();
+
+    browser.follow("Executors").unwrap();
+    browser.follow("dev").unwrap();
+    browser.press("Drain dev").unwrap();
+    browser.see("draining").unwrap();
+    site.run(&browser, "greet", &[("who", "Bo")]).unwrap();
+    browser.see("Why it waits").unwrap();
+    browser.go(&site.url("/executors/dev")).unwrap();
+    browser.press("Resume dev").unwrap();
+    browser.see("It is given nothing more").unwrap();
+    browser.see_no("draining").unwrap();
+    expect_quiet(&browser);
 }
 
 #[test]

@@ -24,6 +24,7 @@ fn each_outside_technology_has_one_room() {
         ("axum", &["controller", "page"]),
         ("clap", &["cli"]),
         ("etcd-client", &["store"]),
+        ("fantoccini", &[]), // for the tests alone: see .config/deny.toml
         ("git2", &["catalog"]),
         ("granit-parser", &["catalog"]),
         ("kube", &["executor"]),

@@ -255,6 +255,7 @@ impl Executions {
         execution: &Execution,
         mut shown: v1::Execution,
     ) -> Result<v1::Execution, Fault> {
+        shown.is_callers = self.is_theirs(principal, execution).await?;
         if let Some(approvals) = &mut shown.approvals {
             approvals.has_callers = execution.approvals.as_deref().is_some_and(|known| known.has_approval_of(&principal.user));
             approvals.is_callers = self.may_decide(principal, execution).await?;

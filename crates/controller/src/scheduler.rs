@@ -6,7 +6,7 @@ use std::sync::{Arc, MutexGuard};
 use std::time::Duration;
 
 use octavius_core::dispatch::Hold;
-use octavius_core::execution::{Event, Fence, Reason};
+use octavius_core::execution::{Event, Fence, Reason, Refusal};
 use octavius_core::wait::cause;
 use octavius_core::{Execution, ExecutionId, ExecutorId, State, Wait};
 use octavius_proto::to_duration;
@@ -168,6 +168,8 @@ impl Scheduler {
         let Err(error) = self.try_claim(&waiting, &executor, nonce).await else { return };
         self.fleet.unclaimed(&executor, nonce);
         let pause = match error {
+            // Its approvals ran out before the next look at who has waited for too long, which ends it.
+            EngineError::Refused(Refusal::ApprovalExpired) => return self.queue().set_aside(&waiting),
             // Someone else was quicker, or it was cancelled.
             EngineError::Refused(_) | EngineError::NotFound(_) => return self.queue().forget(&waiting),
             // Trying again would not help. It waits on, for an administrator or until its wait is over, and holds nobody up.

@@ -241,6 +241,7 @@ impl Execution {
 
     fn claim(&mut self, executor: ExecutorId, nonce: u64, slot: Option<u32>, at: Timestamp) -> Result<Applied, Refusal> {
         match self.state {
+            State::Queued if self.approval_is_over(at) => return Err(Refusal::ApprovalExpired),
             State::Queued => {}
             // This very claim, made before; its answer was lost.
             State::Claimed if self.attempts.last().is_some_and(|last| last.nonce == nonce && last.executor == executor) => {

@@ -45,6 +45,11 @@ impl Shown {
         words::after_state(&self.execution, self.wait.as_ref(), self.now)
     }
 
+    /// Whether the visitor may do more with it than approve or reject it.
+    fn is_to_act_on(&self, visitor: &Who) -> bool {
+        visitor.runs() && self.execution.is_callers
+    }
+
     pub(crate) fn has_ended(&self) -> bool {
         words::has_ended(self.execution.state())
     }

@@ -1,4 +1,4 @@
-//! A job's page: what it does, where it comes from, how it went, and the form that runs it.
+//! A job's page: what it does, where it comes from, how it went, the form that runs it, and for admins the one that pauses it.
 
 mod draft;
 
@@ -13,7 +13,7 @@ use octavius_core::{JobDefinition, Timestamp};
 use octavius_proto::{Fault, v1, words};
 use tonic::Code;
 
-use crate::form::Posted;
+use crate::form::{Fields, Posted};
 use crate::rpcs::Calls;
 use crate::session::Visitor;
 use crate::shell::{Who, html, see};
@@ -89,6 +89,11 @@ impl Job {
         [told.schedule].into_iter().chain(told.ticks).chain(told.skipped).collect()
     }
 
+    /// Whether it is paused by its name: where all jobs are, it may be so, too.
+    fn is_paused_itself(&self) -> bool {
+        self.paused.as_ref().is_some_and(|paused| !paused.all)
+    }
+
     /// Where it comes from: `catalog/a.yaml:3`.
     fn file(&self) -> String {
         if self.entry.file.is_empty() { String::new() } else { format!("{}:{}", self.entry.file, self.entry.line) }
@@ -157,13 +162,28 @@ pub(crate) async fn page(visitor: Visitor, Path(name): Path<String>) -> Result<R
     shown(&visitor, &job, &draft, StatusCode::OK).await
 }
 
-/// Runs the job as the form says. What the controller finds wrong is shown in the form, and what was typed is kept.
-pub(crate) async fn run(Path(name): Path<String>, posted: Posted) -> Result<Response, Trouble> {
+/// Does what one of the page's buttons says. The one that runs the job has no word of its own: Enter in any of its fields presses it.
+pub(crate) async fn act(Path(name): Path<String>, posted: Posted) -> Result<Response, Trouble> {
     let Posted { visitor, fields, .. } = posted;
-    let job = Job::get(&visitor.calls, &name).await?;
-    let mut draft = Draft::sent(&job.definition, &fields);
+    let (mut calls, job) = (visitor.calls.admin(), name.clone());
+    match fields.get("do") {
+        "" => return run(&visitor, &name, &fields).await,
+        "pause" => {
+            let reason = fields.get("reason").to_owned();
+            drop(calls.pause_jobs(v1::PauseJobsRequest { job, all: false, reason }).await?);
+        }
+        "unpause" => drop(calls.unpause_jobs(v1::UnpauseJobsRequest { job, all: false }).await?),
+        other => return Err(Trouble::of(StatusCode::BAD_REQUEST, format!("a job's page has no button \"{other}\""))),
+    }
+    Ok(see(&format!("/jobs/{name}")))
+}
+
+/// Runs the job as the form says. What the controller finds wrong is shown in the form, and what was typed is kept.
+async fn run(visitor: &Visitor, name: &str, fields: &Fields) -> Result<Response, Trouble> {
+    let job = Job::get(&visitor.calls, name).await?;
+    let mut draft = Draft::sent(&job.definition, fields);
     let Some(request) = draft.request(&job.definition) else {
-        return shown(&visitor, &job, &draft, StatusCode::BAD_REQUEST).await;
+        return shown(visitor, &job, &draft, StatusCode::BAD_REQUEST).await;
     };
     let refused = match visitor.calls.executions().execute(request).await {
         Ok(accepted) => return Ok(see(&format!("/executions/{}", accepted.into_inner().id))),
@@ -171,5 +191,5 @@ pub(crate) async fn run(Path(name): Path<String>, posted: Posted) -> Result<Resp
         Err(status) => Fault::from_status(&status),
     };
     draft.refused(&job.definition, &refused);
-    shown(&visitor, &job, &draft, Trouble::from(refused).status()).await
+    shown(visitor, &job, &draft, Trouble::from(refused).status()).await
 }

@@ -243,6 +243,7 @@ pub fn execution(execution: &Execution) -> v1::Execution {
         approvals: to_approvals(execution),
         deliveries: Vec::new(), // whoever knows them adds them
         rerun_of: execution.rerun_of.as_ref().map(ToString::to_string).unwrap_or_default(),
+        is_callers: false, // whoever knows the caller says
     }
 }
 

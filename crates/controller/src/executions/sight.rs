@@ -84,7 +84,7 @@ impl Executions {
     }
 
     /// One's own, and those of jobs that are for one; all of them are an admin's.
-    async fn is_theirs(&self, principal: &Principal, execution: &Execution) -> Result<bool, Fault> {
+    pub(super) async fn is_theirs(&self, principal: &Principal, execution: &Execution) -> Result<bool, Fault> {
         if principal.role == Role::Admin || principal.user == execution.user {
             return Ok(true);
         }

@@ -4,7 +4,7 @@
 use std::time::Duration;
 
 use octavius_controller::Clock;
-use octavius_core::{ExecutionId, Timestamp};
+use octavius_core::{ExecutionId, Timestamp, Timing};
 use octavius_proto::client::Connection;
 use octavius_proto::v1::{self, ExecutionState as S, Role, Verdict};
 use octavius_proto::{Fault, reason};
@@ -13,7 +13,7 @@ use tonic::Code;
 
 use crate::fake::{Fake, Session, hello};
 use crate::harness::{
-    House, cancel, connect, eventually, execute, get, reaches, request, rerun_request, send, send_rerun, soon, told,
+    House, cancel, connect, eventually, execute, get, reaches, request, rerun_request, send, send_rerun, soon, timing, told,
 };
 use crate::waiting::http;
 
@@ -255,6 +255,10 @@ async fn who_only_judges_an_execution_sees_it_while_they_do_and_neither_reads_it
         }
     };
     may_do_nothing_else(&bob).await;
+    // Each is told beforehand, so that nobody is offered what would be refused.
+    for (somebody, is_theirs) in [(&ann, true), (&house.admin().await, true), (&bob, false)] {
+        assert_eq!(get(somebody, &id).await.is_callers, is_theirs);
+    }
     approve(&bob, &id).await.unwrap();
 
     // He sees what has come of his word. She has said nothing, and it is nothing to her any more.
@@ -369,6 +373,23 @@ async fn what_is_not_approved_and_started_in_time_ends() {
     .await;
     assert_eq!((again.id.as_str(), again.attempt), (ids[0].as_str(), 2), "what has started was approved for good");
     fake.completes(&again, b"").await;
+    assert_eq!(indexed(&house).await, (0, 0));
+}
+
+/// It is in the queue until somebody looks at who has waited for too long, and an executor that comes before is not given it.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_was_approved_and_is_too_late_is_not_handed_out() {
+    let clock = clock();
+    let house = House::by_and_with(clock.clone(), Timing { reconcile_interval: Duration::from_secs(3), ..timing() }).await;
+    house.apply(&[r#"{"name":"brief","command":["true"],"approvals":{"valid_for":"1m"}}"#]).await;
+    let (ann, bob) = (house.person(Role::User, "ann", &[]).await, house.person(Role::User, "bob", &[]).await);
+    let id = execute(&ann, "brief", &[]).await.unwrap();
+    approve(&bob, &id).await.unwrap();
+    clock.advance(Duration::from_secs(60));
+    let (_fake, mut session) = executor(&house, 1).await;
+    session.hears_nothing(3).await;
+    let ended = reaches(&bob, &id, S::TimedOut).await;
+    assert_eq!((ended.reason.as_str(), ended.attempts.len()), ("APPROVAL_EXPIRED", 0));
     assert_eq!(indexed(&house).await, (0, 0));
 }
 

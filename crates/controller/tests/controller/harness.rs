@@ -121,7 +121,11 @@ impl House {
 
     /// A controller that goes by this clock, and its neighbours with it.
     pub(crate) async fn by(clock: Clock) -> Self {
-        Self::build(timing(), Retention::default(), clock, Vec::new(), |store| store).await
+        Self::by_and_with(clock, timing()).await
+    }
+
+    pub(crate) async fn by_and_with(clock: Clock, timing: Timing) -> Self {
+        Self::build(timing, Retention::default(), clock, Vec::new(), |store| store).await
     }
 
     /// A controller over what `wrap` makes of the store.

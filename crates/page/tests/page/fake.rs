@@ -183,12 +183,18 @@ impl AdminService for Fake {
         unused()
     }
 
-    async fn pause_jobs(&self, _: Request<v1::PauseJobsRequest>) -> Result<Response<v1::PauseJobsResponse>, Status> {
-        unused()
+    async fn pause_jobs(&self, request: Request<v1::PauseJobsRequest>) -> Result<Response<v1::PauseJobsResponse>, Status> {
+        self.called("PauseJobs", &request, Permission::Administer)?;
+        let v1::PauseJobsRequest { job: _, all, reason } = request.into_inner();
+        let paused = Some(v1::Paused { by: "ann".to_owned(), at: ago(0), all, reason });
+        self.world().paused.clone_from(&paused);
+        Ok(Response::new(v1::PauseJobsResponse { paused }))
     }
 
-    async fn unpause_jobs(&self, _: Request<v1::UnpauseJobsRequest>) -> Result<Response<v1::UnpauseJobsResponse>, Status> {
-        unused()
+    async fn unpause_jobs(&self, request: Request<v1::UnpauseJobsRequest>) -> Result<Response<v1::UnpauseJobsResponse>, Status> {
+        self.called("UnpauseJobs", &request, Permission::Administer)?;
+        let was_paused = self.world().paused.take().is_some();
+        Ok(Response::new(v1::UnpauseJobsResponse { was_paused, ..Default::default() }))
     }
 
     async fn list_webhooks(&self, _: Request<v1::ListWebhooksRequest>) -> Result<Response<v1::ListWebhooksResponse>, Status> {

@@ -2,7 +2,7 @@
 
 use http::StatusCode;
 use octavius_core::JobDefinition;
-use octavius_proto::{Fault, reason};
+use octavius_proto::{Fault, reason, v1};
 use tonic::Code;
 
 use crate::browser::Browser;
@@ -168,6 +168,8 @@ async fn an_approval_goes_through_with_its_reason_and_back_to_the_inbox() {
         let label = format!("aria-label=\"{button} refund-order {}\"", &WAITING[20..]);
         assert!(inbox.text.contains(&label), "one card's buttons are to be told from another's: {}", inbox.text);
     }
+    let label = format!(">Reason<span class=\"unseen\"> to approve or reject refund-order {}</span></label>", &WAITING[20..]);
+    assert!(inbox.text.contains(&label), "and so are its fields: {}", inbox.text);
     let address = format!("/executions/{WAITING}");
     let fields = [("form_token", token.as_str()), ("do", "approve"), ("reason", "it is right"), ("back", "approvals")];
     assert_eq!(browser.post(&address, &fields).await.location(), "/approvals");
@@ -191,6 +193,22 @@ async fn whose_approval_is_not_waited_for_is_offered_no_button() {
         let page = browser.get(&page).await;
         assert!(page.text.contains("1 of 2 approvals, from x, not from the requester"), "{}", page.text);
         assert!(!page.text.contains("value=\"approve\"") && !page.text.contains("value=\"reject\""));
+    }
+}
+
+/// What the controller would refuse is not offered, whatever their role is.
+#[tokio::test]
+async fn who_only_judges_an_execution_is_not_offered_to_cancel_or_to_repeat_it() {
+    let fake = world("x");
+    let waiting = fake.world().executions[0].clone();
+    let address = format!("/executions/{WAITING}");
+    for offered in [true, false] {
+        fake.put(v1::Execution { is_callers: offered, ..waiting.clone() });
+        let page = Browser::of(&fake, "user").get(&address).await.text;
+        assert!(page.contains("value=\"approve\"") && page.contains("value=\"reject\""), "{page}");
+        for button in ["cancel", "rerun"] {
+            assert_eq!(page.contains(&format!("value=\"{button}\"")), offered, "{button}: {page}");
+        }
     }
 }
 

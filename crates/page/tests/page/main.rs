@@ -7,6 +7,7 @@ mod fake;
 mod forms;
 mod hostile;
 mod live;
+mod operators;
 mod pages;
 mod sign_in;
 mod unused;

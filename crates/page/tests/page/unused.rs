@@ -6,11 +6,25 @@ use octavius_proto::v1::{self};
 use tokio_stream::Empty;
 use tonic::{Request, Response, Status, Streaming};
 
-use crate::fake::{Fake, Stream, stream};
+use crate::fake::{Fake, Stream, missing, stream};
 
 /// What a fake answers where the page has no business.
 pub(crate) fn unused<T>() -> Result<Response<T>, Status> {
     Err(Status::unimplemented("no page calls this"))
+}
+
+fn no_executor(id: &str) -> Status {
+    missing(octavius_proto::reason::NOT_FOUND, &format!("executor {id}"))
+}
+
+impl Fake {
+    /// Lets an executor drain, or ends that; as it is then.
+    fn draining(&self, id: &str, drain: Option<v1::Drain>) -> Result<v1::Executor, Status> {
+        let mut world = self.world();
+        let executor = world.executors.iter_mut().find(|executor| executor.id == id).ok_or_else(|| no_executor(id))?;
+        executor.draining = drain;
+        Ok(executor.clone())
+    }
 }
 
 #[tonic::async_trait]
@@ -51,20 +65,26 @@ impl ExecutorService for Fake {
         self.called("GetExecutor", &request, octavius_core::Permission::ReadExecutors)?;
         let id = request.into_inner().id;
         let executor = self.world().executors.iter().find(|executor| executor.id == id).cloned();
-        let executor =
-            executor.ok_or_else(|| crate::fake::missing(octavius_proto::reason::NOT_FOUND, &format!("executor {id}")))?;
-        Ok(Response::new(v1::GetExecutorResponse { executor: Some(executor) }))
+        Ok(Response::new(v1::GetExecutorResponse { executor: Some(executor.ok_or_else(|| no_executor(&id))?) }))
     }
 
-    async fn drain_executor(&self, _: Request<v1::DrainExecutorRequest>) -> Result<Response<v1::DrainExecutorResponse>, Status> {
-        unused()
+    async fn drain_executor(
+        &self,
+        request: Request<v1::DrainExecutorRequest>,
+    ) -> Result<Response<v1::DrainExecutorResponse>, Status> {
+        self.called("DrainExecutor", &request, octavius_core::Permission::Administer)?;
+        let drain = v1::Drain { by: "ann".to_owned(), at: crate::fake::ago(0) };
+        let executor = self.draining(&request.get_ref().id, Some(drain))?;
+        Ok(Response::new(v1::DrainExecutorResponse { executor: Some(executor) }))
     }
 
     async fn resume_executor(
         &self,
-        _: Request<v1::ResumeExecutorRequest>,
+        request: Request<v1::ResumeExecutorRequest>,
     ) -> Result<Response<v1::ResumeExecutorResponse>, Status> {
-        unused()
+        self.called("ResumeExecutor", &request, octavius_core::Permission::Administer)?;
+        let executor = self.draining(&request.get_ref().id, None)?;
+        Ok(Response::new(v1::ResumeExecutorResponse { executor: Some(executor) }))
     }
 
     async fn revoke_executor(

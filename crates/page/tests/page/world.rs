@@ -76,6 +76,7 @@ fn execution(id: &str, state: ExecutionState, text: &str) -> v1::Execution {
         selector: [("vpc".to_owned(), text.to_owned())].into(),
         rerun_of: text.to_owned(),
         trace_id: text.to_owned(),
+        is_callers: true,
         ..Default::default()
     }
 }

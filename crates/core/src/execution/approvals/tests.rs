@@ -152,6 +152,8 @@ fn an_approval_is_good_for_a_first_start_in_time_and_for_no_other() {
     queued.apply(Event::ExpireWait, at(3600)).unwrap();
     assert_eq!((queued.state, &queued.reason), (State::TimedOut, &expired));
     assert_eq!(queued.message, "it was approved, and did not start within 1h of being asked for");
+    // Nobody has ended it yet, and all the same nobody is given it.
+    assert_eq!(claim(&mut claimed.clone(), 1, 3600), Err(Refusal::ApprovalExpired));
     // Claimed, and its executor is slow to begin: it does not, and back in the queue it ends.
     let fence = claim(&mut claimed, 1, 3599).unwrap();
     let mut started = claimed.clone();
