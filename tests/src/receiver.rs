@@ -1,6 +1,7 @@
 //! Whoever takes a webhook's messages: an HTTP server on loopback that checks each message's signature as the standard says, keeps it, and
 //! answers as a test wants.
 
+use std::collections::HashMap;
 use std::net::{SocketAddr, TcpListener};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{SystemTime, UNIX_EPOCH};
@@ -55,6 +56,8 @@ struct Desk {
     secret: Vec<u8>,
     status: u16,
     header: Option<(&'static str, String)>,
+    /// What is answered to what is about certain executions.
+    of: HashMap<String, u16>,
     messages: Vec<Message>,
     /// What was wrong with what came.
     wrong: Vec<String>,
@@ -79,9 +82,12 @@ async fn take(State(shared): State<Arc<Shared>>, method: Method, uri: Uri, heade
     let mut held = shared.held.subscribe();
     let answer = {
         let mut desk = shared.lock();
-        let status = desk.status;
+        let mut status = desk.status;
         match read(&desk.secret, &method, &uri, &headers, &body) {
-            Ok(message) => desk.messages.push(Message { status, ..message }),
+            Ok(message) => {
+                status = desk.of.get(message.execution()).copied().unwrap_or(status);
+                desk.messages.push(Message { status, ..message });
+            }
             Err(error) => desk.wrong.push(format!("{error:#}")),
         }
         (status, desk.header.clone())
@@ -135,7 +141,14 @@ impl Receiver {
         let listener = TcpListener::bind(address)?;
         listener.set_nonblocking(true)?;
         let address = listener.local_addr()?;
-        let desk = Desk { secret: bytes_of(secret)?, status: 204, header: None, messages: Vec::new(), wrong: Vec::new() };
+        let desk = Desk {
+            secret: bytes_of(secret)?,
+            status: 204,
+            header: None,
+            of: HashMap::new(),
+            messages: Vec::new(),
+            wrong: Vec::new(),
+        };
         let shared = Arc::new(Shared { state: Mutex::new(desk), held: watch::Sender::new(false) });
         let router = Router::new().fallback(take).with_state(Arc::clone(&shared));
         let (stop, stopped) = oneshot::channel::<()>();
@@ -170,6 +183,11 @@ impl Receiver {
         (desk.status, desk.header) = (status, header);
     }
 
+    /// What it answers from now on to what is about this execution.
+    pub fn answer_of(&self, execution: &str, status: u16) {
+        self.shared.lock().of.insert(execution.to_owned(), status);
+    }
+
     /// Holds answers back, or lets them go. Messages are kept when they come.
     pub fn hold(&self, held: bool) {
         self.shared.held.send_replace(held);
@@ -182,6 +200,12 @@ impl Receiver {
     pub fn trust(&self, secret: &str) -> Result<()> {
         self.shared.lock().secret = bytes_of(secret)?;
         Ok(())
+    }
+
+    /// How much has come.
+    #[must_use]
+    pub fn count(&self) -> usize {
+        self.shared.lock().messages.len()
     }
 
     /// All that came, in order.

@@ -271,7 +271,7 @@ fn controllers_are_told_what_the_values_say() -> Result<()> {
                 "secret_file": "/etc/octavius/webhooks/chat",
             },
             {
-                "name": "pager", "url": "https://pager.example/x", "events": ["failed"], "jobs": ["backup-*"],
+                "name": "pager", "url_file": "/etc/octavius/webhooks/pager.url", "ca_file": "/etc/octavius/webhooks/pager.ca", "events": ["failed"], "jobs": ["backup-*"],
                 "secret_file": "/etc/octavius/webhooks/pager.secret",
             },
         ],

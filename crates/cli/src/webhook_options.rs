@@ -11,6 +11,7 @@ pub const HELP: &str = "\
                         same on every controller. A list of objects:
       name          what it is called here
       url           where it is: https, or http on 127.0.0.1. Only its host is ever shown
+      url_file      a file with the URL in its place, which others cannot read; read at the start
       secret_file   what its messages are signed with, which others cannot read; `octavius webhooks new-secret` makes it. It may hold several
                     secrets, one a line: all of them sign, so that one can be replaced
       events        what it is told, of waiting_for_approval, finished (in whatever state), failed (or timed out, or lost)

@@ -244,7 +244,7 @@ impl Executions {
         let arguments = self.engine.shown_arguments(execution).await.map_err(fault::from_store)?;
         let whole = Execution { arguments, ..execution.clone() };
         let mut shown = to_execution(&whole, Some(&*self.job_of(execution).await?));
-        shown.deliveries = self.webhooks.undelivered(execution.id);
+        shown.deliveries = self.webhooks.undelivered(execution);
         self.shown_to(principal, execution, shown).await
     }
 

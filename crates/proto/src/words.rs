@@ -328,13 +328,29 @@ pub fn undelivered(delivery: &v1::Delivery) -> String {
         1 => "1 try".to_owned(),
         tries => format!("{tries} tries"),
     };
-    let how = if delivery.given_up_at.is_some() { format!("given up after {tries}") } else { format!("not yet, {tries}") };
+    let how = match (delivery.given_up_at.is_some(), delivery.tries) {
+        (true, 0) => "given up untried".to_owned(),
+        (true, _) => format!("given up after {tries}"),
+        (false, _) => format!("not yet, {tries}"),
+    };
     format!("{} was not told {what}: {how}", delivery.webhook)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_a_webhook_was_not_told_is_a_sentence() {
+        let told = |event: &str, tries, given_up| {
+            let given_up_at = given_up.then(prost_types::Timestamp::default);
+            let webhook = "chat".to_owned();
+            undelivered(&v1::Delivery { webhook, event: event.to_owned(), tries, given_up_at, ..Default::default() })
+        };
+        assert_eq!(told("waiting_for_approval", 1, false), "chat was not told that it waits for approval: not yet, 1 try");
+        assert_eq!(told("failed", 14, true), "chat was not told that it failed: given up after 14 tries");
+        assert_eq!(told("finished", 0, true), "chat was not told that it has finished: given up untried");
+    }
 
     fn at(second: i64) -> Timestamp {
         Timestamp::from_second(1_767_225_600 + second).unwrap()

@@ -42,9 +42,9 @@ impl WebhookCounts {
         self.of(webhook, FAILED).inc();
     }
 
-    /// A message was given up.
-    pub(crate) fn given_up(&self, webhook: &str) {
-        self.of(webhook, GIVEN_UP).inc();
+    /// So many messages were given up.
+    pub(crate) fn given_up(&self, webhook: &str, messages: u64) {
+        self.of(webhook, GIVEN_UP).inc_by(messages);
     }
 
     pub(super) fn register(&self, registry: &mut Registry) {

@@ -1,5 +1,6 @@
 //! Which webhooks there are: as `controller_config.json` says it under `webhooks`.
 
+use std::fmt;
 use std::path::{Path, PathBuf};
 
 use octavius_core::WebhookEvent;
@@ -19,7 +20,7 @@ const WEBHOOKS: usize = 16;
 const PATTERNS: usize = 256;
 
 /// A URL that is told what comes of executions.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Clone, PartialEq, Eq)]
 pub struct WebhookConfig {
     /// What it is called here.
     pub(super) name: String,
@@ -31,6 +32,12 @@ pub struct WebhookConfig {
     jobs: Vec<(String, Pattern)>,
     /// Certificates that are trusted beside the system's.
     pub(super) ca_file: Option<PathBuf>,
+}
+
+impl fmt::Debug for WebhookConfig {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("WebhookConfig").field("name", &self.name).field("url", &self.place()).finish_non_exhaustive()
+    }
 }
 
 impl WebhookConfig {
@@ -56,14 +63,23 @@ impl WebhookConfig {
     }
 
     fn parse(at: &str, value: &Value, beside: impl Fn(&Path) -> PathBuf) -> Result<Self> {
-        let object = Object::of(at, value, &["name", "url", "secret_file", "events", "jobs", "ca_file", "insecure"])?;
+        let object = Object::of(at, value, &["name", "url", "url_file", "secret_file", "events", "jobs", "ca_file", "insecure"])?;
         let name = object.name()?.to_owned();
         let insecure = match object.get("insecure") {
             None => false,
             Some(value) => value.as_bool().ok_or_else(|| wrong(&object.place("insecure"), "is neither true nor false"))?,
         };
-        let place = object.place("url");
-        let url = Url::parse(object.required("url")?).map_err(|error| wrong(&place, format!("is no URL: {error}")))?;
+        let (place, url) = match (object.text("url_file")?, object.text("url")?) {
+            (Some(_), Some(_)) => return Err(wrong(&object.place("url_file"), "stands beside url: one of them is enough")),
+            (Some(file), None) => {
+                let (place, path) = (object.place("url_file"), beside(Path::new(file)));
+                let told = |problem| wrong(&place, format!("cannot be used: {}: {problem}", path.display()));
+                let text = private::read(&path).map_err(told)?;
+                (place, text.trim().to_owned())
+            }
+            (None, _) => (object.place("url"), object.required("url")?.to_owned()),
+        };
+        let url = Url::parse(&url).map_err(|error| wrong(&place, format!("is no URL: {error}")))?;
         if !outbound::is_plain(&url) || !matches!(url.scheme(), "https" | "http") {
             return Err(wrong(&place, "is no https:// URL without user and fragment"));
         }
@@ -195,6 +211,26 @@ mod tests {
             assert!(told.starts_with(expected), "{told}, and not {expected}");
             assert!(!told.contains("pw"), "{told}");
         }
+    }
+
+    #[test]
+    fn a_url_that_is_a_secret_may_stand_in_a_file_and_is_not_shown() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("url");
+        let from_file = || {
+            let mut webhook = chat();
+            webhook.as_object_mut().unwrap().remove("url");
+            webhook["url_file"] = path.to_str().unwrap().into();
+            parse(&json!([webhook])).map(|mut webhooks| webhooks.remove(0))
+        };
+        assert!(from_file().unwrap_err().to_string().starts_with("`webhooks[0].url_file` cannot be used: /"));
+        private::write_new(&path, b"https://chat.example/in/T0/s3cr3t\n", 0o600).unwrap();
+        let webhook = from_file().unwrap();
+        assert_eq!(webhook.url.as_str(), "https://chat.example/in/T0/s3cr3t");
+        assert!(!format!("{webhook:?}").contains("s3cr3t"), "{webhook:?}");
+        std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o644)).unwrap();
+        assert!(from_file().unwrap_err().to_string().contains("others can read it"));
+        assert!(with("url_file", &json!("x")).unwrap_err().to_string().contains("stands beside url"));
     }
 
     #[test]

@@ -1,13 +1,14 @@
 //! Brings one webhook its messages: those of this controller's slice, the earliest first, a few at a time. One that is not taken is tried again
-//! after a pause that doubles; while nothing is taken at all, a single message finds out whether it is back, and then all that wait go.
+//! after a pause that doubles; while nothing is taken at all, a single message finds out whether it is back, and then all that wait go. What is
+//! refused for itself is in nobody's way.
 
 use std::pin::pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use futures::StreamExt as _;
 use futures::stream::FuturesUnordered;
-use octavius_core::{State, Timestamp, Timing, WebhookEvent};
+use octavius_core::{Execution, State, Timestamp, Timing, WebhookEvent};
 use octavius_store::record::DeliveryRecord;
 use octavius_store::{Commit, Revision, Store, StoreError, Txn, codec, key};
 use reqwest::{Client, StatusCode, header};
@@ -27,7 +28,7 @@ use crate::random;
 use crate::slices::Slices;
 
 /// Messages that one webhook is given at the same time.
-const AT_ONCE: usize = 4;
+const AT_ONCE: usize = 16;
 
 /// Most bytes that are read of an answer, so that its connection can be used again. What they say is not looked at.
 const ANSWER_BYTES: usize = 64 * 1024;
@@ -38,10 +39,12 @@ const FAILURE_CHARS: usize = 200;
 /// How a webhook stands, as this controller has found it.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Standing {
-    /// How often in a row it has not taken a message.
+    /// How often in a row it has not taken what it was brought; what was brought together counts once.
     pub(super) failures: u32,
+    /// Counts these since the start: a try that began before the last of them says nothing about what came after it.
+    refusals: u64,
     /// Nothing is tried before.
-    resume_at: Option<Timestamp>,
+    resume_at: Option<Instant>,
     pub(super) failing_since: Option<Timestamp>,
     /// Why it did not take one last.
     pub(super) failure: String,
@@ -71,13 +74,15 @@ pub(super) struct Refused {
     pub(super) why: String,
     /// It says that it never will.
     is_gone: bool,
+    /// It is this message that it does not take, and no other for that.
+    is_for_itself: bool,
     /// It says when to come again.
     after: Option<Duration>,
 }
 
 impl From<String> for Refused {
     fn from(why: String) -> Self {
-        Self { why, is_gone: false, after: None }
+        Self { why, is_gone: false, is_for_itself: false, after: None }
     }
 }
 
@@ -132,12 +137,12 @@ impl Courier {
             loop {
                 let Standing { failures, resume_at, .. } = self.standing();
                 let room = if failures > 0 { 1 } else { AT_ONCE };
-                let resumes = resume_at.filter(|resumes| *resumes > now);
-                if under_way.len() >= room || resumes.is_some() {
-                    pause = resumes.map_or(pause, |resumes| until(now, resumes).min(pause));
+                let rest = resume_at.map_or(Duration::ZERO, |at| at.saturating_duration_since(self.clock.instant()));
+                if under_way.len() >= room || !rest.is_zero() {
+                    pause = if rest.is_zero() { pause } else { rest.min(pause) };
                     break;
                 }
-                let Some((which, held)) = self.outbox.take(name, now, is_own) else {
+                let Some((which, held)) = self.outbox.take(name, now, failures > 0, is_own) else {
                     pause = self.outbox.next(name, is_own).map_or(pause, |next| until(now, next).min(pause));
                     break;
                 };
@@ -158,15 +163,16 @@ impl Courier {
     /// Tries to bring a message, and writes down what came of it.
     async fn bring(&self, which: Which, held: Held) {
         let modified = held.modified;
+        let refusals = self.lock().refusals;
         let tried = self.attempt(which).await;
         let now = self.clock.now();
         let left = match tried {
             Tried::Taken => {
-                self.took(now);
+                self.took(now, refusals);
                 self.counts.delivered(&self.config.name);
-                self.settle(which, &held).await
+                self.settle(which).await
             }
-            Tried::Outdated => self.settle(which, &held).await,
+            Tried::Outdated => self.settle(which).await,
             Tried::Removed => {
                 let failure = match held.record.failure.as_str() {
                     "" => "its execution was removed before".to_owned(),
@@ -177,13 +183,14 @@ impl Courier {
             }
             Tried::Refused(refused) => {
                 self.counts.failed(&self.config.name);
-                self.refused(now, &refused);
-                self.put_off(which, held, refused, now).await
+                if !refused.is_for_itself {
+                    self.refused(now, refusals, &refused);
+                }
+                self.put_off(which, held, &refused, now).await
             }
             Tried::Unread(error) => {
                 tracing::warn!(webhook = self.config.name, execution = %which.0, %error, "what is to be told could not be read");
-                let then = now.checked_add(self.timing.webhook_retry_min).unwrap_or(now);
-                Some(Held { record: DeliveryRecord { then, ..held.record }, ..held })
+                Some(Held { due: now.checked_add(self.timing.webhook_retry_min).unwrap_or(now), ..held })
             }
         };
         self.outbox.done(&self.config.name, which, modified, left);
@@ -195,8 +202,8 @@ impl Courier {
             Err(EngineError::NotFound(_)) => return Tried::Removed,
             Err(error) => return Tried::Unread(error),
         };
-        if event == WebhookEvent::WaitingForApproval && execution.state != State::WaitingForApproval {
-            return Tried::Outdated; // whoever would be asked to look would find nothing to do
+        if is_outdated(event, &execution) {
+            return Tried::Outdated;
         }
         match self.send(Message::of(&execution, event, self.page.as_ref())).await {
             Ok(()) => Tried::Taken,
@@ -228,70 +235,86 @@ impl Courier {
         }
         let more = if status.is_redirection() { ", and redirects are not followed" } else { "" };
         let after = after.map(Duration::from_secs);
-        Err(Refused { why: format!("it answers {status}{more}"), is_gone: status == StatusCode::GONE, after })
+        let (is_gone, is_for_itself) = (status == StatusCode::GONE, is_of_the_message(status));
+        Err(Refused { why: format!("it answers {status}{more}"), is_gone, is_for_itself, after })
     }
 
-    /// It has taken a message.
-    fn took(&self, now: Timestamp) {
-        let before = std::mem::replace(&mut *self.lock(), Standing { delivered_at: Some(now), ..Standing::default() });
-        if before.failures > 0 {
-            tracing::info!(webhook = self.config.name, "a webhook takes messages again");
-            self.outbox.hasten(&self.config.name, now);
+    /// It has taken a message, whose try began when it had refused that often.
+    pub(super) fn took(&self, now: Timestamp, refusals: u64) {
+        let mut standing = self.lock();
+        standing.delivered_at = Some(now);
+        if standing.refusals != refusals || standing.failures == 0 {
+            return;
+        }
+        let failures = standing.failures;
+        *standing = Standing { delivered_at: Some(now), refusals, ..Standing::default() };
+        drop(standing);
+        tracing::info!(webhook = self.config.name, "a webhook takes messages again");
+        if failures > 1 {
+            self.outbox.hasten(&self.config.name, now); // after a single failure each has its own pause
         }
     }
 
-    /// It has not taken one.
-    fn refused(&self, now: Timestamp, refused: &Refused) {
+    /// How often it has refused.
+    pub(super) fn refusals(&self) -> u64 {
+        self.lock().refusals
+    }
+
+    /// It has not taken what was brought when it had refused that often.
+    fn refused(&self, now: Timestamp, refusals: u64, refused: &Refused) {
         let mut standing = self.lock();
         if standing.failures == 0 {
             tracing::warn!(webhook = self.config.name, why = refused.why, "a webhook does not take messages");
         }
-        standing.failures = standing.failures.saturating_add(1);
+        if standing.refusals == refusals {
+            standing.refusals += 1;
+            standing.failures = standing.failures.saturating_add(1);
+        }
         standing.failing_since.get_or_insert(now);
         standing.failure.clone_from(&refused.why);
         let pause = doubled(self.timing.webhook_retry_min, standing.failures).min(self.timing.webhook_pause_max);
         let pause = pause.max(refused.after.unwrap_or_default().min(self.timing.webhook_retry_max));
-        standing.resume_at = now.checked_add(pause).ok();
+        let resume_at = self.clock.instant() + pause;
+        standing.resume_at = Some(standing.resume_at.map_or(resume_at, |before| before.max(resume_at)));
     }
 
-    /// A message is done with. That has to be written down, or it would be sent again; only the shutdown keeps it from being tried.
-    async fn settle(&self, (id, event): Which, held: &Held) -> Option<Held> {
+    /// A message is done with, whatever has become of it meanwhile. That has to be written down, or it would be sent again; only the shutdown
+    /// keeps it from being tried.
+    async fn settle(&self, (id, event): Which) -> Option<Held> {
         let at = key::delivery(id, event, &self.config.name);
-        loop {
-            match self.store.commit(Txn::new().when(at.clone(), held.modified).delete(at.clone())).await {
-                Ok(Commit::Done(_) | Commit::Conflict(_)) => return None,
-                Err(error) => {
-                    tracing::debug!(webhook = self.config.name, execution = %id, %error, "that a message was taken is not written down yet");
-                    self.clock.sleep(self.timing.retry_max).await;
-                }
-            }
+        while let Err(error) = self.store.commit(Txn::new().delete(at.clone())).await {
+            tracing::debug!(webhook = self.config.name, execution = %id, %error, "that a message was taken is not written down yet");
+            self.clock.sleep(self.timing.retry_max).await;
         }
+        None
     }
 
     /// A message was not taken: it is tried again later, or given up.
-    async fn put_off(&self, which: Which, held: Held, refused: Refused, now: Timestamp) -> Option<Held> {
+    async fn put_off(&self, which: Which, held: Held, refused: &Refused, now: Timestamp) -> Option<Held> {
         let tries = held.record.tries.saturating_add(1);
-        let waited = now.duration_since(held.record.at).unsigned_abs();
-        let record = DeliveryRecord { at: held.record.at, tries, then: now, failure: refused.why };
+        let waited = until(held.record.at, now);
+        let record = DeliveryRecord { at: held.record.at, tries, then: now, failure: refused.why.clone() };
         if refused.is_gone || waited >= self.timing.webhook_patience {
             return self.give_up(which, held, record).await;
         }
         let pause = jittered(doubled(self.timing.webhook_retry_min, tries).min(self.timing.webhook_retry_max));
         let pause = pause.max(refused.after.unwrap_or_default().min(self.timing.webhook_retry_max));
-        let record = DeliveryRecord { then: now.checked_add(pause).unwrap_or(now), ..record };
+        let then = now.checked_add(pause).unwrap_or(now);
+        let record = DeliveryRecord { then, ..record };
         let at = key::delivery(which.0, which.1, &self.config.name);
         let txn = Txn::new().when(at.clone(), held.modified).put(at, codec::encode(&record));
-        self.keep(self.store.commit(txn).await, Held { record, ..held })
+        let held = Held { record, due: then, is_refused: refused.is_for_itself, ..held };
+        self.keep(self.store.commit(txn).await, held)
     }
 
     async fn give_up(&self, which: Which, held: Held, record: DeliveryRecord) -> Option<Held> {
-        let done = give_up(&*self.store, &self.config.name, which, held.modified, &record).await;
+        let due = record.then.checked_add(self.timing.webhook_retry_min).unwrap_or(record.then);
+        let done = give_up(&*self.store, &self.config.name, &[(which, held.modified, record)]).await;
         if let Ok(Commit::Done(_)) = done {
-            self.counts.given_up(&self.config.name);
+            self.counts.given_up(&self.config.name, 1);
             return None;
         }
-        let then = record.then.checked_add(self.timing.webhook_retry_min).unwrap_or(record.then);
-        self.keep(done, Held { record: DeliveryRecord { then, ..record }, ..held })
+        self.keep(done, Held { due, ..held })
     }
 
     /// A message as it is after it was written down. Where that could not be done, it is so here, and the store says what it said before.
@@ -307,24 +330,42 @@ impl Courier {
     }
 }
 
-/// Moves a message to those that were given up, with a record in the audit trail.
-pub(super) async fn give_up(
-    store: &dyn Store,
-    webhook: &str,
-    (id, event): Which,
-    modified: Revision,
-    record: &DeliveryRecord,
-) -> Result<Commit, StoreError> {
-    let what = What::new("webhook.give_up", "execution", &id.to_string());
-    let what = what.with("webhook", webhook).with("event", event).with("tries", record.tries).with("failure", &record.failure);
-    let at = key::delivery(id, event, webhook);
-    let txn = Txn::new().when(at.clone(), modified).delete(at);
-    let txn = Act::new(None, None, what).done(txn.put(key::delivery_given_up(id, event, webhook), codec::encode(record)));
-    let done = store.commit(txn).await?;
+/// Whether there is nothing to tell any more: whoever would be asked to look would find nothing to do.
+pub(super) fn is_outdated(event: WebhookEvent, execution: &Execution) -> bool {
+    event == WebhookEvent::WaitingForApproval && execution.state != State::WaitingForApproval
+}
+
+/// A message that is given up: which it is, as it was read, and what is kept of it.
+pub(super) type GivenUp = (Which, Revision, DeliveryRecord);
+
+/// Moves messages of a webhook to those that were given up, with one record in the audit trail; not more of them than
+/// [`super::MOVED_AT_ONCE`].
+pub(super) async fn give_up(store: &dyn Store, webhook: &str, some: &[GivenUp]) -> Result<Commit, StoreError> {
+    let Some(((id, event), _, last)) = some.last() else { return Ok(Commit::Conflict(Vec::new())) };
+    let what = match some {
+        [_] => What::new("webhook.give_up", "execution", &id.to_string()).with("webhook", webhook).with("event", event),
+        _ => What::new("webhook.give_up", "webhook", webhook).with("deliveries", some.len()),
+    };
+    let what = what.with("tries", last.tries).with("failure", &last.failure);
+    let mut txn = Txn::new();
+    for ((id, event), modified, record) in some {
+        let at = key::delivery(*id, *event, webhook);
+        txn = txn.when(at.clone(), *modified).delete(at);
+        txn = txn.put(key::delivery_given_up(*id, *event, webhook), codec::encode(record));
+    }
+    let done = store.commit(Act::new(None, None, what).done(txn)).await?;
     if let Commit::Done(_) = done {
-        tracing::error!(webhook, execution = %id, %event, tries = record.tries, failure = record.failure, "a webhook's message was given up");
+        let (deliveries, failure) = (some.len(), &last.failure);
+        tracing::error!(webhook, last = %id, deliveries, failure, "a webhook's messages were given up");
     }
     Ok(done)
+}
+
+/// Whether an answer speaks of the message and not of whoever takes it: what is wrong with this one need not be with the next.
+fn is_of_the_message(status: StatusCode) -> bool {
+    // who one is, where it is, whether it is there, and that it is asked too often or too slowly
+    const OF_THE_WEBHOOK: [u16; 8] = [401, 403, 404, 405, 407, 408, 410, 429];
+    status.is_client_error() && !OF_THE_WEBHOOK.contains(&status.as_u16())
 }
 
 /// `first`, doubled with each failure after the first.
@@ -337,8 +378,8 @@ fn jittered(pause: Duration) -> Duration {
     pause.mul_f64(0.8 + 0.4 * (random::number() as f64 / u64::MAX as f64))
 }
 
-/// From `now` until `then`.
-fn until(now: Timestamp, then: Timestamp) -> Duration {
+/// From `now` until `then`; nothing where that is past.
+pub(super) fn until(now: Timestamp, then: Timestamp) -> Duration {
     if then > now { then.duration_since(now).unsigned_abs() } else { Duration::ZERO }
 }
 

@@ -107,14 +107,15 @@ impl Message {
 /// An execution in the words of `octavius status -o json`. Its arguments are not told: some are sensitive, and whoever is told may ask.
 fn told(execution: &Execution, page: Option<&Url>) -> Value {
     let time = |at: Option<Timestamp>| at.map(|at| at.to_string());
+    let some = |text: &str| Some(text.to_owned()).filter(|text| !text.is_empty());
     let approvals = execution.approvals.as_deref().map(|approvals| {
         json!({
             "groups": approvals.groups,
             "count": approvals.count,
             "not_self": approvals.not_self,
             "expires_at": time(execution.approval_expires_at()),
-            "approved": approvals.approved.iter().map(|decision| json!({"by": decision.by, "at": decision.at.to_string(), "reason": decision.reason})).collect::<Vec<_>>(),
-            "rejected": approvals.rejected.as_ref().map(|decision| json!({"by": decision.by, "at": decision.at.to_string(), "reason": decision.reason})),
+            "approved": approvals.approved.iter().map(|decision| json!({"by": decision.by, "at": decision.at.to_string(), "reason": some(&decision.reason)})).collect::<Vec<_>>(),
+            "rejected": approvals.rejected.as_ref().map(|decision| json!({"by": decision.by, "at": decision.at.to_string(), "reason": some(&decision.reason)})),
         })
     });
     let url = page.and_then(|page| page.join(&format!("/executions/{}", execution.id)).ok().map(String::from));
@@ -124,12 +125,12 @@ fn told(execution: &Execution, page: Option<&Url>) -> Value {
         "catalog": execution.catalog,
         "state": execution.state,
         "reason": execution.reason,
-        "message": Some(&execution.message).filter(|message| !message.is_empty()),
+        "message": some(&execution.message),
         "exit_code": execution.exit_code,
         "user": execution.user,
         "executor": execution.executor(),
         "scheduled_for": time(execution.tick),
-        "attempts": execution.starts(),
+        "starts": execution.starts(),
         "approvals": approvals,
         "created_at": execution.created_at.to_string(),
         "finished_at": time(execution.finished_at),

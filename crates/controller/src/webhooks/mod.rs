@@ -3,7 +3,7 @@
 //! What is to be told is written down in the very transaction that brings it about ([`Subscriptions`]), for each webhook that asks for it: so
 //! nothing is missed, whatever fails then. Every controller knows all that waits ([`outbox`]); the one in whose slice an execution is brings it
 //! ([`deliver`]), and takes it out of the store once it was taken. A crash in between brings it again, under the same id: at least once, and
-//! in order as long as nothing fails. What nobody has taken for a day is given up: listed, counted, in the audit trail, and tried again when
+//! in no order that could be relied on. What nobody has taken for a day is given up: listed, counted, in the audit trail, and tried again when
 //! somebody says so.
 
 mod config;
@@ -28,7 +28,7 @@ use crate::audit::Act;
 use crate::engine::Engine;
 use crate::mirror::Mirrors;
 use crate::slices::Slices;
-use deliver::Courier;
+use deliver::{Courier, GivenUp};
 use message::Message;
 use outbox::{Held, Outbox, Which};
 
@@ -130,13 +130,15 @@ impl Webhooks {
         names.into_iter().map(of).collect()
     }
 
-    /// What was not brought of one execution's messages.
-    pub(crate) fn undelivered(&self, id: ExecutionId) -> Vec<v1::Delivery> {
+    /// What was not brought of one execution's messages, but for what would not be told any more.
+    pub(crate) fn undelivered(&self, execution: &Execution) -> Vec<v1::Delivery> {
+        let id = execution.id;
         let told = |(webhook, event, given_up, held): (String, WebhookEvent, bool, Held)| {
             // Why, and so where it is, is for admins.
             v1::Delivery { failure: String::new(), ..wire(&webhook, (id, event), given_up, &held) }
         };
-        self.outbox.of(id).into_iter().map(told).collect()
+        let of = self.outbox.of(id).into_iter();
+        of.filter(|(_, event, given_up, _)| *given_up || !deliver::is_outdated(*event, execution)).map(told).collect()
     }
 
     /// All webhooks.
@@ -165,7 +167,7 @@ impl Webhooks {
     /// Messages that were given up, or those that wait: of one webhook, or of all.
     pub(crate) fn deliveries(&self, webhook: &str, given_up: bool) -> Result<v1::ListDeliveriesResponse, Fault> {
         self.must_be_there(webhook)?;
-        let mut all = self.outbox.select(given_up, |name, which, held| {
+        let mut all = self.outbox.select(given_up, |name, which, held, _| {
             (webhook.is_empty() || name == webhook).then(|| wire(name, which, given_up, held))
         });
         let more = all.len().saturating_sub(LISTED) as u64;
@@ -184,7 +186,7 @@ impl Webhooks {
     /// Has messages that were given up tried again: all of them, those of one webhook, or of one execution. How many.
     pub(crate) async fn retry(&self, webhook: &str, execution: Option<ExecutionId>, act: &Act) -> Result<u64, Fault> {
         self.must_be_there(webhook)?;
-        let chosen = self.outbox.select(true, |name, which, held| {
+        let chosen = self.outbox.select(true, |name, which, held, _| {
             let is_meant = (webhook.is_empty() || name == webhook) && execution.is_none_or(|id| id == which.0);
             is_meant.then(|| (name.to_owned(), which, held.clone()))
         });
@@ -195,7 +197,7 @@ impl Webhooks {
             let mut txn = Txn::new();
             for (name, (id, event), held) in some {
                 let from = key::delivery_given_up(*id, *event, name);
-                let record = DeliveryRecord { at: now, then: now, ..held.record.clone() };
+                let record = DeliveryRecord { at: now, then: now, tries: 0, ..held.record.clone() };
                 txn = txn
                     .when(from.clone(), held.modified)
                     .delete(from)
@@ -225,11 +227,14 @@ impl Webhooks {
             return Err(Fault::new(Code::FailedPrecondition, reason::WEBHOOK_FAILED, told));
         };
         self.store.commit(act.done(Txn::new())).await.map_err(crate::fault::from_store)?;
-        let message = Message::test(self.engine.clock().now(), act.user());
+        let clock = self.engine.clock();
+        let (message, refusals) = (Message::test(clock.now(), act.user()), courier.refusals());
         courier.send(message).await.map_err(|refused| {
             let told = format!("webhook {webhook} at {} did not take it: {}", courier.config.place(), refused.why);
             Fault::new(Code::FailedPrecondition, reason::WEBHOOK_FAILED, told).with("webhook", webhook)
-        })
+        })?;
+        courier.took(clock.now(), refusals);
+        Ok(())
     }
 
     /// Sees to what no courier does: messages that are too many, those for webhooks that are not configured any more, and those that were given
@@ -251,32 +256,35 @@ impl Webhooks {
 
     async fn tidy_once(&self, own: impl Fn(ExecutionId) -> bool) -> Result<(), StoreError> {
         let now = self.engine.clock().now();
-        let mut seen: BTreeMap<String, usize> =
-            self.outbox.counts().into_iter().map(|(name, (waiting, _))| (name, waiting)).collect();
-        let over = self.outbox.select(false, |name, which, held| {
-            // Of those that are too many, the oldest.
-            let left = seen.get_mut(name)?;
-            *left -= 1;
-            let is_too_many = *left >= WAITING;
-            let is_old = now.duration_since(held.record.at).unsigned_abs() >= self.timing.webhook_patience;
-            let is_nobodys = is_old && self.name_of(name).is_none();
-            let why =
-                if is_too_many { format!("more than {WAITING} waited for it") } else { "no webhook has this name".to_owned() };
-            ((is_too_many || is_nobodys) && own(which.0)).then(|| (name.to_owned(), which, held.clone(), why))
+        let over = self.outbox.select(false, |name, which, held, newer| {
+            let is_old = deliver::until(held.record.at, now) >= self.timing.webhook_patience;
+            let failure = match self.name_of(name).map(Courier::standing) {
+                _ if newer >= WAITING => format!("more than {WAITING} waited for it"),
+                None if is_old => "no webhook has this name".to_owned(),
+                // One that takes nothing is asked once in a while: not each message is tried.
+                Some(standing) if is_old && standing.failures > 0 => standing.failure,
+                _ => return None,
+            };
+            let record = DeliveryRecord { then: now, failure, ..held.record.clone() };
+            own(which.0).then(|| (name.to_owned(), (which, held.modified, record)))
         });
-        for (name, which, held, failure) in over {
-            let record = DeliveryRecord { then: now, failure, ..held.record };
-            if let Commit::Done(_) = deliver::give_up(&*self.store, &name, which, held.modified, &record).await? {
-                self.engine.counts.webhooks.given_up(&name);
+        let mut by_name: BTreeMap<String, Vec<GivenUp>> = BTreeMap::new();
+        for (name, one) in over {
+            by_name.entry(name).or_default().push(one);
+        }
+        let counts = &self.engine.counts.webhooks;
+        self.outbox.counts().keys().for_each(|name| counts.begin(name));
+        for (name, all) in by_name {
+            for some in all.chunks(MOVED_AT_ONCE) {
+                // One of which something has become meanwhile keeps the others for the next turn.
+                if let Commit::Done(_) = deliver::give_up(&*self.store, &name, some).await? {
+                    counts.given_up(&name, some.len() as u64);
+                }
             }
         }
-        let mut seen: BTreeMap<String, usize> =
-            self.outbox.counts().into_iter().map(|(name, (_, given_up))| (name, given_up)).collect();
-        let gone = self.outbox.select(true, |name, which, held| {
-            let left = seen.get_mut(name)?;
-            *left -= 1;
+        let gone = self.outbox.select(true, |name, which, held, newer| {
             let is_old = now.duration_since(held.record.then).as_hours() >= GIVEN_UP_HOURS;
-            ((*left >= GIVEN_UP || is_old) && own(which.0)).then(|| at_given_up(name, which))
+            ((newer >= GIVEN_UP || is_old) && own(which.0)).then(|| at_given_up(name, which))
         });
         for some in gone.chunks(MOVED_AT_ONCE) {
             self.store.commit(some.iter().fold(Txn::new(), |txn, at| txn.delete(at.clone()))).await?;

@@ -1,6 +1,7 @@
 //! The messages that webhooks have not taken, in memory: fed by the store's watch, in which all of them are. So it is known at once what there
 //! is to do and what was given up, and nothing is scanned.
 
+use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -19,6 +20,18 @@ pub(super) type Which = (ExecutionId, WebhookEvent);
 pub(super) struct Held {
     pub(super) record: DeliveryRecord,
     pub(super) modified: Revision,
+    /// When it is tried next.
+    pub(super) due: Timestamp,
+    /// Whether the webhook refused this very message, so that it is not tried at once when others are taken.
+    pub(super) is_refused: bool,
+}
+
+impl Held {
+    /// A new one is due at once, whatever the clock of the controller says that wrote it down.
+    pub(super) fn new(record: DeliveryRecord, modified: Revision) -> Self {
+        let due = if record.tries == 0 { Timestamp::MIN } else { record.then };
+        Self { record, modified, due, is_refused: false }
+    }
 }
 
 /// The messages of one webhook.
@@ -35,13 +48,13 @@ struct Line {
 impl Line {
     fn insert(&mut self, which: Which, held: Held) {
         self.remove(which);
-        self.due.insert((held.record.then, which));
+        self.due.insert((held.due, which));
         self.waiting.insert(which, held);
     }
 
     fn remove(&mut self, which: Which) {
         if let Some(before) = self.waiting.remove(&which) {
-            self.due.remove(&(before.record.then, which));
+            self.due.remove(&(before.due, which));
         }
     }
 }
@@ -68,12 +81,21 @@ impl Outbox {
         self.0.changed.notified()
     }
 
-    /// The next message of a webhook that is due, of those that are `own`; it is busy from then on, until [`Outbox::done`].
-    pub(super) fn take(&self, webhook: &str, now: Timestamp, own: impl Fn(ExecutionId) -> bool) -> Option<(Which, Held)> {
+    /// The next message of a webhook that is due, of those that are `own`: the earliest, or, to find out whether it takes any, one that it has
+    /// refused the fewest times, the newest of these: of what is never taken there may be much. It is busy from then on, until [`Outbox::done`].
+    pub(super) fn take(
+        &self,
+        webhook: &str,
+        now: Timestamp,
+        to_find_out: bool,
+        own: impl Fn(ExecutionId) -> bool,
+    ) -> Option<(Which, Held)> {
         let mut lines = self.lock();
         let line = lines.get_mut(webhook)?;
-        let mut due = line.due.iter().take_while(|(then, _)| *then <= now);
-        let (_, which) = *due.find(|(_, which)| !line.busy.contains(which) && own(which.0))?;
+        let due = line.due.iter().take_while(|(due, _)| *due <= now).map(|(_, which)| *which);
+        let mut due = due.filter(|which| !line.busy.contains(which) && own(which.0));
+        let tries = |which: &Which| (line.waiting.get(which).map_or(0, |held| held.record.tries), Reverse(*which));
+        let which = if to_find_out { due.min_by_key(tries) } else { due.next() }?;
         line.busy.insert(which);
         Some((which, line.waiting.get(&which)?.clone()))
     }
@@ -101,13 +123,13 @@ impl Outbox {
         self.0.changed.notify_waiters();
     }
 
-    /// Everything that waits for a webhook is due at once: it takes messages again.
+    /// Everything that waits for a webhook is due at once, but for what it refused by itself: it takes messages again.
     pub(super) fn hasten(&self, webhook: &str, now: Timestamp) {
         if let Some(line) = self.lock().get_mut(webhook) {
-            line.due = std::mem::take(&mut line.due).into_iter().map(|(then, which)| (then.min(now), which)).collect();
-            for held in line.waiting.values_mut() {
-                held.record.then = held.record.then.min(now);
+            for held in line.waiting.values_mut().filter(|held| !held.is_refused) {
+                held.due = held.due.min(now);
             }
+            line.due = line.waiting.iter().map(|(which, held)| (held.due, *which)).collect();
         }
         self.0.changed.notify_waiters();
     }
@@ -118,14 +140,16 @@ impl Outbox {
     }
 
     /// What `wanted` says of each message, the oldest execution first; `given_up` chooses between those that wait and those that were given up.
-    pub(super) fn select<T>(&self, given_up: bool, mut wanted: impl FnMut(&str, Which, &Held) -> Option<T>) -> Vec<T> {
+    /// It is told how many of the same webhook are newer, too.
+    pub(super) fn select<T>(&self, given_up: bool, wanted: impl Fn(&str, Which, &Held, usize) -> Option<T>) -> Vec<T> {
         let lines = self.lock();
         let all = lines.iter().flat_map(|(name, line)| {
             let of = if given_up { &line.given_up } else { &line.waiting };
-            of.iter().map(move |(which, held)| (name.as_str(), *which, held))
+            let newer = (0..of.len()).rev();
+            of.iter().zip(newer).map(move |((which, held), newer)| (name.as_str(), *which, held, newer))
         });
         let mut selected: Vec<_> =
-            all.filter_map(|(name, which, held)| wanted(name, which, held).map(|wanted| (which, wanted))).collect();
+            all.filter_map(|(name, which, held, newer)| wanted(name, which, held, newer).map(|wanted| (which, wanted))).collect();
         selected.sort_by_key(|(which, _)| *which);
         selected.into_iter().map(|(_, wanted)| wanted).collect()
     }
@@ -150,7 +174,7 @@ impl Outbox {
         };
         match codec::decode(entry) {
             Ok(record) => {
-                let held = Held { record, modified: entry.modified };
+                let held = Held::new(record, entry.modified);
                 let line = lines.entry(webhook.to_owned()).or_default();
                 if given_up {
                     line.given_up.insert((id, event), held);
@@ -215,7 +239,7 @@ mod tests {
     }
 
     fn record(then: i64) -> DeliveryRecord {
-        DeliveryRecord { at: at(0), tries: 0, then: at(then), failure: String::new() }
+        DeliveryRecord { at: at(0), tries: 1, then: at(then), failure: String::new() }
     }
 
     fn entry(key: Key, then: i64) -> Entry {
@@ -230,13 +254,13 @@ mod tests {
     fn what_is_due_is_taken_once_the_earliest_first_and_only_ones_own() {
         let mut outbox = Outbox::default();
         outbox.reset(vec![waiting(1, 30), waiting(2, 10), waiting(3, 20)], 1);
-        let take = |outbox: &Outbox, now| outbox.take("chat", at(now), |id| id != self::id(2)).map(|(which, _)| which.0);
+        let take = |outbox: &Outbox, now| outbox.take("chat", at(now), false, |id| id != self::id(2)).map(|(which, _)| which.0);
         assert_eq!((take(&outbox, 19), outbox.next("chat", |_| true)), (None, Some(at(10))));
         assert_eq!((take(&outbox, 30), take(&outbox, 30), take(&outbox, 30)), (Some(id(3)), Some(id(1)), None));
-        assert_eq!(outbox.take("else", at(99), |_| true).map(|(which, _)| which), None);
+        assert_eq!(outbox.take("else", at(99), false, |_| true).map(|(which, _)| which), None);
         // One was taken, the other was not.
         outbox.done("chat", (id(3), Failed), 1, None);
-        outbox.done("chat", (id(1), Failed), 1, Some(Held { record: record(40), modified: 2 }));
+        outbox.done("chat", (id(1), Failed), 1, Some(Held::new(record(40), 2)));
         assert_eq!((take(&outbox, 39), outbox.next("chat", |id| id != self::id(2))), (None, Some(at(40))));
         outbox.hasten("chat", at(31));
         assert_eq!(take(&outbox, 31), Some(id(1)));
@@ -244,12 +268,30 @@ mod tests {
     }
 
     #[test]
+    fn what_a_webhook_refuses_is_not_in_the_way_of_the_rest() {
+        let mut outbox = Outbox::default();
+        outbox.reset(vec![waiting(1, 10), waiting(2, 20)], 1);
+        let mut fresh = waiting(3, 3600);
+        fresh.value = codec::encode(&DeliveryRecord { tries: 0, ..record(3600) });
+        outbox.change(Event::Put(fresh), 2);
+        let find = |outbox: &Outbox| outbox.take("chat", at(30), true, |_| true).map(|(which, _)| which.0);
+        assert_eq!(find(&outbox), Some(id(3)), "it was not tried yet, and is due whatever the time is that it bears");
+        outbox.done("chat", (id(3), Failed), 1, None);
+        let refused = Held { is_refused: true, ..Held::new(DeliveryRecord { tries: 9, ..record(90) }, 2) };
+        assert_eq!(find(&outbox), Some(id(2)));
+        outbox.done("chat", (id(2), Failed), 1, Some(refused));
+        outbox.hasten("chat", at(5));
+        let take = |outbox: &Outbox| outbox.take("chat", at(5), false, |_| true).map(|(which, _)| which.0);
+        assert_eq!((take(&outbox), take(&outbox), outbox.next("chat", |_| true)), (Some(id(1)), None, Some(at(90))));
+    }
+
+    #[test]
     fn what_is_being_tried_when_all_is_listed_anew_is_not_tried_twice() {
         let mut outbox = Outbox::default();
         outbox.reset(vec![waiting(1, 10)], 1);
-        assert!(outbox.take("chat", at(10), |_| true).is_some());
+        assert!(outbox.take("chat", at(10), false, |_| true).is_some());
         outbox.reset(vec![waiting(1, 10)], 2);
-        assert!(outbox.take("chat", at(10), |_| true).is_none());
+        assert!(outbox.take("chat", at(10), false, |_| true).is_none());
         outbox.done("chat", (id(1), Failed), 1, None);
         assert_eq!(outbox.next("chat", |_| true), None);
     }
@@ -260,12 +302,12 @@ mod tests {
         let mut outbox = Outbox::default();
         let mut again = waiting(1, 50);
         outbox.reset(vec![waiting(1, 10), waiting(2, 10)], 1);
-        while outbox.take("chat", at(10), |_| true).is_some() {}
+        while outbox.take("chat", at(10), false, |_| true).is_some() {}
         again.modified = 7;
         outbox.change(Event::Put(again), 7);
         outbox.change(Event::Delete(waiting(2, 10).key), 8);
         outbox.done("chat", (id(1), Failed), 1, None);
-        outbox.done("chat", (id(2), Failed), 1, Some(Held { record: record(20), modified: 1 }));
+        outbox.done("chat", (id(2), Failed), 1, Some(Held::new(record(20), 1)));
         assert_eq!((outbox.next("chat", |_| true), outbox.counts()["chat"]), (Some(at(50)), (1, 0)));
     }
 
@@ -276,7 +318,10 @@ mod tests {
         outbox.change(Event::Put(entry(key::delivery(id(1), Finished, "pager"), 7)), 2);
         let told: Vec<_> = outbox.of(id(1)).into_iter().map(|(name, event, given_up, _)| (name, event, given_up)).collect();
         assert_eq!(told, [("chat".to_owned(), Failed, true), ("pager".to_owned(), Finished, false)]);
-        assert_eq!(outbox.select(true, |name, (id, _), _| Some((name.to_owned(), id))), [("chat".to_owned(), id(1))]);
+        assert_eq!(
+            outbox.select(true, |name, (id, _), _, newer| Some((name.to_owned(), id, newer))),
+            [("chat".to_owned(), id(1), 0)]
+        );
         assert_eq!(outbox.counts()["chat"], (1, 1));
         outbox.change(Event::Delete(key::delivery_given_up(id(1), Failed, "chat")), 3);
         outbox.change(Event::Delete(waiting(2, 1).key), 4);

@@ -84,7 +84,10 @@ capabilities: {drop: [ALL]}
 {{- if .Values.webhooks.list }}
 {{- $webhooks := list }}
 {{- range .Values.webhooks.list }}
-{{- $webhooks = append $webhooks (merge (dict "secret_file" (printf "/etc/octavius/webhooks/%s" (.secret_file | default .name))) .) }}
+{{- $webhook := dict "secret_file" (printf "/etc/octavius/webhooks/%s" (.secret_file | default .name)) }}
+{{- with .url_file }}{{ $_ := set $webhook "url_file" (printf "/etc/octavius/webhooks/%s" .) }}{{ end }}
+{{- with .ca_file }}{{ $_ := set $webhook "ca_file" (printf "/etc/octavius/webhooks/%s" .) }}{{ end }}
+{{- $webhooks = append $webhooks (merge $webhook .) }}
 {{- end }}
 {{- $_ := set $config "webhooks" $webhooks }}
 {{- end }}

@@ -17,10 +17,15 @@ pub(super) fn check(address: &Address, me: &v1::WhoAmIResponse, listed: &v1::Lis
 
 fn found(webhook: &v1::Webhook, now: Timestamp) -> Finding {
     let name = &webhook.name;
+    if !webhook.is_configured {
+        let told = format!("messages for {name} are there, and the controller's configuration does not name it");
+        let remedy = "all controllers have the same webhooks; of one that is gone, its messages are given up within a day";
+        return Finding::warning(AREA, "webhooks", told, remedy);
+    }
     match words::time(webhook.failing_since.as_ref()) {
         Some(since) => {
             let long = between(since, now);
-            let told = format!("{name} has taken no message for {long}, and {} wait: {}", webhook.waiting, webhook.failure);
+            let told = format!("{name} has taken no message for {long}, and {} waiting: {}", webhook.waiting, webhook.failure);
             Finding::problem(AREA, "webhooks", told, format!("see to it at {}; octavius webhooks test {name}", webhook.url))
         }
         None if webhook.given_up > 0 => {
@@ -41,11 +46,11 @@ mod tests {
     #[test]
     fn webhooks_that_take_nothing_or_were_not_told_are_told() {
         let at = |second| Timestamp::from_second(second).unwrap();
-        let found = |webhook: v1::Webhook| found(&v1::Webhook { name: "chat".into(), ..webhook }, at(7200));
+        let found = |webhook: v1::Webhook| found(&v1::Webhook { name: "chat".into(), is_configured: true, ..webhook }, at(7200));
         let failing_since = Some(to_timestamp(at(0)));
         let failing = found(v1::Webhook { waiting: 3, failing_since, failure: "it answers 500".into(), ..Default::default() });
         assert_eq!(failing.verdict, Verdict::Problem);
-        assert_eq!(failing.message, "chat has taken no message for 2h, and 3 wait: it answers 500");
+        assert_eq!(failing.message, "chat has taken no message for 2h, and 3 waiting: it answers 500");
         assert_eq!(found(v1::Webhook { given_up: 2, ..Default::default() }).verdict, Verdict::Warning);
         assert_eq!(found(v1::Webhook::default()).verdict, Verdict::Ok);
     }
