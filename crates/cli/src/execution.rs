@@ -164,9 +164,7 @@ pub fn render(execution: &v1::Execution, wait: Option<&v1::Wait>, commit: &str, 
         facts.push(("Job", format!("{name} in namespace {namespace}")));
     }
     facts.push(("image", execution.attempts.last().map(|attempt| attempt.image.clone()).unwrap_or_default()));
-    // what was written down a moment ago is on its way
-    let late = execution.deliveries.iter().filter(|delivery| delivery.tries > 0 || delivery.given_up_at.is_some());
-    facts.extend(late.map(|delivery| ("webhook", words::undelivered(delivery))));
+    facts.extend(words::all_undelivered(execution).map(|told| ("webhook", told)));
     for (name, value) in facts.iter().filter(|(_, value)| !value.is_empty()) {
         out.push_str(&format!("{name:<11} {}\n", line(value)));
     }

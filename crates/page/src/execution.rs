@@ -92,7 +92,8 @@ impl Shown {
             ("needs", show::pairs(&execution.selector)),
             ("trace id", execution.trace_id.clone()),
         ];
-        facts.into_iter().filter(|(_, value)| !value.is_empty()).collect()
+        let webhooks = words::all_undelivered(execution).map(|told| ("webhook", told));
+        facts.into_iter().chain(webhooks).filter(|(_, value)| !value.is_empty()).collect()
     }
 
     fn definition(&self) -> String {

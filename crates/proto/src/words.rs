@@ -315,6 +315,12 @@ pub fn changes(revision: &v1::Revision) -> String {
     text
 }
 
+/// What webhooks were not told of an execution, each in a sentence: but for what is on its way.
+pub fn all_undelivered(execution: &v1::Execution) -> impl Iterator<Item = String> {
+    let late = execution.deliveries.iter().filter(|delivery| delivery.tries > 0 || delivery.given_up_at.is_some());
+    late.map(undelivered)
+}
+
 /// A delivery in a sentence, without its execution: `chat was not told that it failed: given up after 14 tries`.
 #[must_use]
 pub fn undelivered(delivery: &v1::Delivery) -> String {
@@ -342,7 +348,7 @@ mod tests {
 
     #[test]
     fn what_a_webhook_was_not_told_is_a_sentence() {
-        let told = |event: &str, tries, given_up| {
+        let told = |event: &str, tries, given_up: bool| {
             let given_up_at = given_up.then(prost_types::Timestamp::default);
             let webhook = "chat".to_owned();
             undelivered(&v1::Delivery { webhook, event: event.to_owned(), tries, given_up_at, ..Default::default() })

@@ -169,6 +169,7 @@ async fn the_state_of_an_execution_that_has_ended_is_told_once() {
         fake.put(ended.clone());
         let page = browser.get(&format!("/executions/{FAILED}")).await;
         assert_eq!(page.sentence(), expected);
+        assert!(page.text.contains("<dt>webhook</dt><dd>x was not told that it failed: not yet, 2 tries</dd>"), "{}", page.text);
     }
 }
 

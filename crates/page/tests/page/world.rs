@@ -129,6 +129,12 @@ pub(crate) fn world(text: &str) -> Fake {
             finished_at: ago(60),
             exit_code: Some(3),
             reason: "EXIT_CODE".to_owned(),
+            deliveries: vec![v1::Delivery {
+                webhook: text.to_owned(),
+                event: "failed".to_owned(),
+                tries: 2,
+                ..Default::default()
+            }],
             ..execution(FAILED, ExecutionState::Failed, text)
         },
     ];
