@@ -178,8 +178,8 @@ impl Outbox {
                 let line = lines.entry(webhook.to_owned()).or_default();
                 if given_up {
                     line.given_up.insert((id, event), held);
-                } else {
-                    line.insert((id, event), held);
+                } else if line.waiting.get(&(id, event)).is_none_or(|known| known.modified < held.modified) {
+                    line.insert((id, event), held); // and where it was written here, more is known of it
                 }
             }
             // It is left where it is.
@@ -280,6 +280,7 @@ mod tests {
         let refused = Held { is_refused: true, ..Held::new(DeliveryRecord { tries: 9, ..record(90) }, 2) };
         assert_eq!(find(&outbox), Some(id(2)));
         outbox.done("chat", (id(2), Failed), 1, Some(refused));
+        outbox.change(Event::Put(Entry { modified: 2, ..waiting(2, 90) }), 2);
         outbox.hasten("chat", at(5));
         let take = |outbox: &Outbox| outbox.take("chat", at(5), false, |_| true).map(|(which, _)| which.0);
         assert_eq!((take(&outbox), take(&outbox), outbox.next("chat", |_| true)), (Some(id(1)), None, Some(at(90))));
