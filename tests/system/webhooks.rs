@@ -77,7 +77,7 @@ fn who_is_to_approve_is_told_and_what_was_not_taken_is_seen_and_tried_again() ->
     let webhooks = admin.run(&["webhooks", "list"])?.expect(0)?;
     ensure!(webhooks.stdout.contains("failing for ") && webhooks.stderr.contains("octavius webhooks retry NAME"), "{webhooks:?}");
     let audit = admin.run(&["audit", "-o", "json"])?.expect(0)?.stdout;
-    ensure!(audit.contains("webhook.give_up") && !audit.contains("s3cr3t") && !audit.contains(text.trim()), "{audit}");
+    ensure!(audit.contains("webhook.abandon") && !audit.contains("s3cr3t") && !audit.contains(text.trim()), "{audit}");
     let doctor = admin.run(&["doctor"])?.expect(1)?.stdout;
     ensure!(doctor.contains("chat has taken no message for "), "{doctor}");
     admin.run(&["webhooks", "retry"])?.expect(2)?;

@@ -395,7 +395,8 @@ mod tests {
     }
 
     /// What only reads, of what those may call who change things.
-    const READS: [&str; 6] = ["GetHead", "GetBuckets", "GetDefinitions", "ListTokens", "ReadAudit", "GetController"];
+    const READS: [&str; 8] =
+        ["GetHead", "GetBuckets", "GetDefinitions", "ListTokens", "ReadAudit", "GetController", "ListWebhooks", "ListDeliveries"];
 
     /// A new RPC that changes something does not go without its record because somebody forgot.
     #[test]

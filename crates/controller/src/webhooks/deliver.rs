@@ -343,8 +343,8 @@ pub(super) type GivenUp = (Which, Revision, DeliveryRecord);
 pub(super) async fn give_up(store: &dyn Store, webhook: &str, some: &[GivenUp]) -> Result<Commit, StoreError> {
     let Some(((id, event), _, last)) = some.last() else { return Ok(Commit::Conflict(Vec::new())) };
     let what = match some {
-        [_] => What::new("webhook.give_up", "execution", &id.to_string()).with("webhook", webhook).with("event", event),
-        _ => What::new("webhook.give_up", "webhook", webhook).with("deliveries", some.len()),
+        [_] => What::new("webhook.abandon", "execution", &id.to_string()).with("webhook", webhook).with("event", event),
+        _ => What::new("webhook.abandon", "webhook", webhook).with("deliveries", some.len()),
     };
     let what = what.with("tries", last.tries).with("failure", &last.failure);
     let mut txn = Txn::new();

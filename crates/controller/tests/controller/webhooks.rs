@@ -263,7 +263,7 @@ async fn what_is_given_up_is_listed_counted_and_tried_again_when_somebody_says_s
     assert_eq!((delivery.webhook.as_str(), delivery.execution.as_str()), ("chat", id.as_str()));
     assert!(delivery.tries > 1 && delivery.failure.contains("503") && delivery.next_at.is_none(), "{delivery:?}");
     assert!(get(&admin, &id).await.deliveries[0].given_up_at.is_some());
-    let record = trail(&house).await.into_iter().find(|record| record.action == "webhook.give_up").unwrap();
+    let record = trail(&house).await.into_iter().find(|record| record.action == "webhook.abandon").unwrap();
     assert_eq!((record.object, record.user), (format!("execution/{id}"), String::new()));
     assert_eq!((record.details["webhook"].as_str(), record.details["event"].as_str()), ("chat", "finished"));
     let came = receiver.came().unwrap().len();
