@@ -92,7 +92,7 @@ fn who_is_to_approve_is_told_and_what_was_not_taken_is_seen_and_tried_again() ->
     ensure!(none.stdout.is_empty() && none.stderr.contains("no deliveries wait"), "{none:?}");
     ensure!(admin.run(&["webhooks", "list", "-o", "name"])?.expect(0)?.stdout == "chat\n");
     let log = controller.said();
-    ensure!(log.contains("a webhook's message was given up") && !log.contains("s3cr3t") && !log.contains(text.trim()), "{log}");
+    ensure!(log.contains("a webhook's messages were given up") && !log.contains("s3cr3t") && !log.contains(text.trim()), "{log}");
     Ok(())
 }
 
