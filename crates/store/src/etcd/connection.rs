@@ -30,6 +30,12 @@ const ANSWER_BYTES: usize = 96 * 1024 * 1024;
 /// What of a connection's answers may be on its way. HTTP/2's 64 KiB would slow large pages down.
 const WINDOW_BYTES: u32 = 1024 * 1024;
 
+/// How often a member that knows no leader is asked whether there is one now.
+const LOOK: Duration = Duration::from_millis(20);
+
+/// Such a question must be answered within this part of a call's time: a member looks it up in its memory.
+const SAYS_WITHIN: u32 = 4;
+
 /// A call on its way: it holds what it needs, so that it borrows from nobody.
 pub(super) trait Answer<T>: Future<Output = Result<T, etcd_client::Error>> + Send {}
 
@@ -111,11 +117,27 @@ impl fmt::Display for Member {
     }
 }
 
+/// What a call does.
+#[derive(Debug, Clone, Copy)]
+enum Kind {
+    Read,
+    Write,
+}
+
+impl Kind {
+    /// Whether another member may be asked after one failed so: it must not be written twice.
+    fn may_go_on(self, failure: &Failure) -> bool {
+        matches!((self, failure), (Self::Read, _) | (Self::Write, Failure::NotSent(_)))
+    }
+}
+
 /// All members.
 pub(super) struct Cluster {
     members: Vec<Member>,
     /// The one that is asked, counted up for each failure.
     current: AtomicUsize,
+    /// The turn whose member knew a leader.
+    led: AtomicUsize,
     pub(super) timeout: Duration,
 }
 
@@ -131,7 +153,8 @@ impl Cluster {
         }
         // Controllers with the same list do not all go to its first member.
         let start = RandomState::new().hash_one(0_u8) as usize % members.len().max(1);
-        let cluster = Self { members, current: AtomicUsize::new(start), timeout: options.timeout };
+        let (current, led) = (AtomicUsize::new(start), AtomicUsize::new(usize::MAX));
+        let cluster = Self { members, current, led, timeout: options.timeout };
         let (mut said, mut refused) = (Vec::new(), None);
         for _ in 0..cluster.members.len() {
             let (turn, member) = cluster.current();
@@ -140,7 +163,10 @@ impl Cluster {
                 async move { kv.get(probe, None).await.map(drop) }
             });
             match answer.await {
-                Ok(()) => return Ok(cluster),
+                Ok(()) => {
+                    cluster.led.store(turn, Ordering::Relaxed); // it could not have answered otherwise
+                    return Ok(cluster);
+                }
                 Err(failure) => {
                     if let Failure::Refused(StoreError::Unavailable(why)) = &failure {
                         refused = refused.or(refusal(why));
@@ -197,6 +223,41 @@ impl Cluster {
             .map_or_else(|_| Err(Failure::timed_out(limit)), |answer| answer.map_err(Failure::from))
     }
 
+    /// Waits until the member of this turn knows a leader, unless it is known that it does: it drops a write that comes before, and answers it
+    /// never. One that does not even say whether it knows one is not waited for as long.
+    async fn until_led(&self, turn: usize, member: &Member, limit: Duration) -> Result<(), Failure> {
+        let deadline = Instant::now() + limit;
+        if self.led.load(Ordering::Relaxed) == turn {
+            return Ok(());
+        }
+        loop {
+            let leader = self.ask(member, limit / SAYS_WITHIN, |member| {
+                let mut maintenance = member.maintenance();
+                async move { maintenance.status().await.map(|status| status.leader()) }
+            });
+            match leader.await {
+                Ok(0) if Instant::now() + LOOK < deadline => tokio::time::sleep(LOOK).await,
+                Ok(0) => return Err(Failure::NotSent("it knows no leader".to_owned())),
+                Err(Failure::Lost(why) | Failure::NotSent(why)) => return Err(Failure::NotSent(why)),
+                // One that does not say so to everybody: the call itself shows it.
+                Ok(_) | Err(_) => break self.led.store(turn, Ordering::Relaxed),
+            }
+        }
+        Ok(())
+    }
+
+    /// One call that changes something, to the member of this turn, once that knows a leader.
+    async fn change<T, A: Answer<T>>(
+        &self,
+        (turn, member): (usize, &Member),
+        limit: Duration,
+        call: impl FnOnce(&Member) -> A,
+    ) -> Result<T, Failure> {
+        let deadline = Instant::now() + limit;
+        self.until_led(turn, member, limit).await?;
+        self.ask(member, deadline.saturating_duration_since(Instant::now()), call).await
+    }
+
     /// A call that changes nothing: where a member fails, another one is asked. All of it within the timeout.
     pub(super) async fn read<T, A: Answer<T>>(&self, call: impl Fn(&Member) -> A) -> Result<T, Failure> {
         self.read_within(self.timeout, call).await
@@ -205,7 +266,7 @@ impl Cluster {
     /// The same within another time than the timeout.
     pub(super) async fn read_within<T, A: Answer<T>>(&self, within: Duration, call: impl Fn(&Member) -> A) -> Result<T, Failure> {
         let first = share(within, self.members.len());
-        self.go_round(within, first, self.members.len() + 1, |_| true, call).await
+        self.go_round(within, first, self.members.len() + 1, Kind::Read, call).await
     }
 
     /// A call that changes something: another member is asked only where this one has certainly not seen it. All of it within the timeout.
@@ -219,33 +280,36 @@ impl Cluster {
         within: Duration,
         call: impl Fn(&Member) -> A,
     ) -> Result<T, Failure> {
-        let unsent = |failure: &Failure| matches!(failure, Failure::NotSent(_));
-        self.go_round(within, within, self.members.len(), unsent, call).await
+        self.go_round(within, within, self.members.len(), Kind::Write, call).await
     }
 
     /// Asks one member after the other, the first for at most `first`, all of them `within` a time and so many `tries`, until one answers or
-    /// `again` allows no other after how the last one failed.
+    /// it may be asked of no other after how the last one failed.
     async fn go_round<T, A: Answer<T>>(
         &self,
         within: Duration,
         first: Duration,
         tries: usize,
-        again: impl Fn(&Failure) -> bool,
+        kind: Kind,
         call: impl Fn(&Member) -> A,
     ) -> Result<T, Failure> {
         let deadline = Instant::now() + within;
         let mut limit = first;
         let mut tried = 0;
         loop {
-            let (turn, member) = self.current();
-            let failure = match self.ask(member, limit, &call).await {
+            let current = self.current();
+            let answer = match kind {
+                Kind::Read => self.ask(current.1, limit, &call).await,
+                Kind::Write => self.change(current, limit, &call).await,
+            };
+            let failure = match answer {
                 Err(failure @ (Failure::NotSent(_) | Failure::Lost(_))) => failure,
                 answer => return answer,
             };
-            self.leave(turn);
+            self.leave(current.0);
             tried += 1;
             limit = deadline.saturating_duration_since(Instant::now());
-            if tried >= tries || limit.is_zero() || !again(&failure) {
+            if tried >= tries || limit.is_zero() || !kind.may_go_on(&failure) {
                 return Err(failure);
             }
         }
