@@ -1,29 +1,12 @@
-//! What an execution needs and has of approvals, as it is shown: as JSON, in a sentence, and a line for each fact.
+//! What an execution needs and has of approvals, as it is shown: in a sentence, and a line for each fact.
 
 use octavius_core::{State, Timestamp};
 use octavius_proto::v1;
 use octavius_proto::words::{self, between, has_ended};
-use serde_json::{Value, json};
 
-use crate::execution::{state, text_or_null, time_or_null};
+use crate::execution::state;
 use crate::sanitize::line;
 use crate::table::wire_time;
-
-/// Approvals as JSON.
-#[must_use]
-pub fn to_json(approvals: &v1::ExecutionApprovals) -> Value {
-    let decision = |decision: &v1::ApprovalDecision| json!({ "by": decision.by, "at": time_or_null(decision.at.as_ref()), "reason": text_or_null(&decision.reason) });
-    json!({
-        "groups": approvals.groups,
-        "count": approvals.count,
-        "not_self": approvals.not_self,
-        "expires_at": time_or_null(approvals.expires_at.as_ref()),
-        "approved": approvals.approved.iter().map(decision).collect::<Vec<_>>(),
-        "rejected": approvals.rejected.as_ref().map(decision),
-        "is_yours": approvals.is_callers,
-        "has_yours": approvals.has_callers,
-    })
-}
 
 /// Whether the execution waits for approval.
 #[must_use]
@@ -110,6 +93,7 @@ mod tests {
     use super::*;
     use crate::execution::{render, sentence, whole};
     use octavius_proto::to_timestamp;
+    use serde_json::{Value, json};
 
     fn at(second: i64) -> Option<prost_types::Timestamp> {
         Some(to_timestamp(time(second)))

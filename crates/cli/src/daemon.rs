@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use std::str::FromStr;
 use std::time::Duration;
 
+use octavius_controller::ConfigError;
 use octavius_core::nearest::nearest;
 use octavius_core::size::SizeError;
 use octavius_core::{ByteSize, HumanDuration, SizeLimit, Timing};
@@ -290,6 +291,26 @@ impl Settings {
     #[must_use]
     pub fn value(&self, key: &str) -> Option<&Value> {
         self.values.get(key).filter(|value| !value.is_null())
+    }
+
+    /// The objects of a list, as `parse` reads them; none where the key is not there. Each is looked at by `check`: whether the files that it
+    /// names can be used.
+    ///
+    /// # Errors
+    /// Names the key that is wrong, with the numbers of the objects from 0, or the object whose files cannot be used.
+    pub fn objects<T>(
+        &self,
+        key: &str,
+        parse: impl FnOnce(&Value) -> Result<Vec<T>, ConfigError>,
+        check: impl Fn(&T) -> Result<(), String>,
+    ) -> Outcome<Vec<T>> {
+        let Some(value) = self.value(key) else { return Ok(Vec::new()) };
+        let all = parse(value).map_err(|error| self.wrong(&error.at, &error.problem))?;
+        for (index, one) in all.iter().enumerate() {
+            let told = |problem: String| self.wrong(&format!("{key}[{index}]"), &format!("cannot be used: {problem}"));
+            check(one).map_err(told)?;
+        }
+        Ok(all)
     }
 
     /// Whether the key is there.

@@ -1,6 +1,7 @@
 //! Executions as they are shown: as JSON, in a line, in whole.
 
 use octavius_core::{State, Timestamp};
+use octavius_proto::json::{self, text_or_null, time_or_null};
 use octavius_proto::v1;
 use octavius_proto::words::{self, has_ended, state_name};
 use serde_json::{Value, json};
@@ -26,33 +27,16 @@ pub fn first_octavius_status(execution: &v1::Execution) -> &'static str {
     state(execution).map_or("", |state| octavius_core::execution::first_octavius_status(state, reason, began))
 }
 
-pub(crate) fn text_or_null(text: &str) -> Value {
-    if text.is_empty() { Value::Null } else { text.into() }
-}
-
-pub(crate) fn time_or_null(at: Option<&prost_types::Timestamp>) -> Value {
-    words::time(at).map_or(Value::Null, |at| at.to_string().into())
-}
-
 /// An execution in a list.
 #[must_use]
 pub fn summary(execution: &v1::Execution) -> Value {
-    json!({
-        "id": execution.id,
-        "job": execution.job,
-        "state": state_name(execution.state()),
-        "first_octavius_status": text_or_null(first_octavius_status(execution)),
-        "reason": text_or_null(&execution.reason),
-        "message": text_or_null(&execution.message),
-        "exit_code": execution.exit_code,
-        "user": execution.user,
-        "executor": text_or_null(&execution.executor),
-        "scheduled_for": time_or_null(execution.tick.as_ref()),
-        "trace_id": text_or_null(&execution.trace_id),
-        "approvals": execution.approvals.as_ref().map(approvals::to_json),
-        "created_at": time_or_null(execution.created_at.as_ref()),
-        "finished_at": time_or_null(execution.finished_at.as_ref()),
-    })
+    let mut value = json::execution(execution);
+    value["first_octavius_status"] = text_or_null(first_octavius_status(execution));
+    if let Some(approvals) = &execution.approvals {
+        value["approvals"]["is_yours"] = approvals.is_callers.into();
+        value["approvals"]["has_yours"] = approvals.has_callers.into();
+    }
+    value
 }
 
 /// Everything about an execution.

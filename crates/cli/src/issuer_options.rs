@@ -1,6 +1,7 @@
 //! Whose JSON Web Tokens a controller takes, as `controller_config.json` says under `issuers`.
 
 use octavius_controller::IssuerConfig;
+use serde_json::Value;
 
 use crate::daemon::Settings;
 use crate::error::Outcome;
@@ -28,14 +29,8 @@ pub const HELP: &str = "\
 /// # Errors
 /// Names the key that is wrong, with the numbers of its issuer and rule from 0; or the file of keys or certificates that cannot be used.
 pub fn issuers(settings: &Settings) -> Outcome<Vec<IssuerConfig>> {
-    let Some(value) = settings.value("issuers") else { return Ok(Vec::new()) };
-    let issuers = IssuerConfig::parse_all(value, |path| settings.beside(path));
-    let issuers = issuers.map_err(|error| settings.wrong(&error.at, &error.problem))?;
-    for (index, issuer) in issuers.iter().enumerate() {
-        let told = |problem: String| settings.wrong(&format!("issuers[{index}]"), &format!("cannot be used: {problem}"));
-        issuer.check_files().map_err(told)?;
-    }
-    Ok(issuers)
+    let parse = |value: &Value| IssuerConfig::parse_all(value, |path| settings.beside(path));
+    settings.objects("issuers", parse, IssuerConfig::check_files)
 }
 
 #[cfg(test)]

@@ -4,8 +4,8 @@ use octavius_proto::{v1, words};
 use serde_json::{Value, json};
 use unicode_width::UnicodeWidthStr as _;
 
-use crate::execution::{text_or_null, time_or_null};
 use crate::sanitize::line;
+use octavius_proto::json::{text_or_null, time_or_null};
 
 /// A wait as JSON.
 #[must_use]

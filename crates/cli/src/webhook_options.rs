@@ -1,6 +1,7 @@
 //! Who is told what comes of executions, as `controller_config.json` says under `webhooks`.
 
 use octavius_controller::WebhookConfig;
+use serde_json::Value;
 
 use crate::daemon::Settings;
 use crate::error::Outcome;
@@ -24,14 +25,8 @@ pub const HELP: &str = "\
 /// # Errors
 /// Names the key that is wrong, with the number of its webhook from 0; or the file of secrets or certificates that cannot be used.
 pub fn webhooks(settings: &Settings) -> Outcome<Vec<WebhookConfig>> {
-    let Some(value) = settings.value("webhooks") else { return Ok(Vec::new()) };
-    let webhooks = WebhookConfig::parse_all(value, |path| settings.beside(path));
-    let webhooks = webhooks.map_err(|error| settings.wrong(&error.at, &error.problem))?;
-    for (index, webhook) in webhooks.iter().enumerate() {
-        let told = |problem: String| settings.wrong(&format!("webhooks[{index}]"), &format!("cannot be used: {problem}"));
-        webhook.check_files().map_err(told)?;
-    }
-    Ok(webhooks)
+    let parse = |value: &Value| WebhookConfig::parse_all(value, |path| settings.beside(path));
+    settings.objects("webhooks", parse, WebhookConfig::check_files)
 }
 
 #[cfg(test)]

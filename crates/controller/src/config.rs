@@ -22,6 +22,35 @@ pub(crate) fn wrong(at: &str, problem: impl Into<String>) -> ConfigError {
 
 pub(crate) type Result<T> = std::result::Result<T, ConfigError>;
 
+/// A member that tells two objects of a list apart: its key, and its value in one that was read.
+pub(crate) type Telling<T> = (&'static str, fn(&T) -> &str);
+
+/// Reads the list under `key`: at most `most` objects, no two of which are the same in what is `telling`.
+pub(crate) fn list<T>(
+    key: &str,
+    value: &Value,
+    most: usize,
+    telling: &[Telling<T>],
+    parse: impl Fn(&str, &Value) -> Result<T>,
+) -> Result<Vec<T>> {
+    let list = value.as_array().ok_or_else(|| wrong(key, "is not a list"))?;
+    if list.len() > most {
+        return Err(wrong(key, format!("has more than {most} of them")));
+    }
+    let mut all: Vec<T> = Vec::new();
+    for (index, value) in list.iter().enumerate() {
+        let at = format!("{key}[{index}]");
+        let one = parse(&at, value)?;
+        for (member, of) in telling {
+            if all.iter().any(|other| of(other) == of(&one)) {
+                return Err(wrong(&format!("{at}.{member}"), "is there twice"));
+            }
+        }
+        all.push(one);
+    }
+    Ok(all)
+}
+
 /// An object at its place, of whose members some are known.
 #[derive(Debug)]
 pub(crate) struct Object<'v> {

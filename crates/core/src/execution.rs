@@ -22,7 +22,7 @@ use crate::digest::Digest;
 use crate::id::{CatalogName, ExecutionId, ExecutorId, JobName};
 use crate::key_id::KeyId;
 use crate::label::Labels;
-use crate::timing::Timing;
+use crate::timing::{Timing, doubled};
 use crate::trace::TraceContext;
 
 pub use approvals::{ApprovalDecision, Approver, ExecutionApprovals, NotApprover};
@@ -532,8 +532,8 @@ impl Execution {
         if self.state != State::Queued || !started {
             return Duration::ZERO;
         }
-        let doublings = u32::try_from(self.starts().saturating_sub(1)).unwrap_or(u32::MAX);
-        timing.back_off_min.saturating_mul(2_u32.saturating_pow(doublings)).min(timing.back_off_max)
+        let starts = u32::try_from(self.starts()).unwrap_or(u32::MAX);
+        doubled(timing.back_off_min, starts, timing.back_off_max)
     }
 
     fn wait_again(&mut self, reason: Option<Reason>, message: String, at: Timestamp) {

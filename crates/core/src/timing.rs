@@ -104,6 +104,12 @@ impl Default for Timing {
     }
 }
 
+/// The pause after so many failures in a row: `first`, doubled with each after the first, and `most` at most.
+#[must_use]
+pub fn doubled(first: Duration, failures: u32, most: Duration) -> Duration {
+    first.saturating_mul(2_u32.saturating_pow(failures.saturating_sub(1))).min(most)
+}
+
 impl Timing {
     /// The defaults, `factor` times as fast; tests use 20. `log_poll`, `log_pace`, `retry_min`, `executor_token_life` and the two long timeouts
     /// stay as they are: they are short already, or bound real work.
@@ -136,5 +142,17 @@ impl Timing {
             webhook_patience: default.webhook_patience / factor,
             ..default
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn pauses_double_and_no_number_of_failures_is_too_much() {
+        let (first, most) = (Duration::from_secs(5), Duration::from_secs(3600));
+        assert_eq!([0, 1, 2, 3, 4].map(|failures| doubled(first, failures, most).as_secs()), [5, 5, 10, 20, 40]);
+        assert_eq!(doubled(first, u32::MAX, most), most);
     }
 }

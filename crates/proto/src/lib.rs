@@ -5,6 +5,7 @@ mod audit;
 pub mod client;
 mod convert;
 mod fault;
+pub mod json;
 mod line;
 pub mod pem;
 pub mod tls;

@@ -5,12 +5,12 @@ use std::path::{Path, PathBuf};
 use clap::{Args, Subcommand};
 use octavius_controller::{WebhookSecrets, private};
 use octavius_core::Timestamp;
+use octavius_proto::json::{text_or_null, time_or_null};
 use octavius_proto::v1;
 use octavius_proto::words::{self, between};
 use serde_json::{Value, json};
 
 use crate::error::{Failure, Outcome};
-use crate::execution::{text_or_null, time_or_null};
 use crate::exit::Exit;
 use crate::output::Format;
 use crate::sanitize::line;

@@ -10,7 +10,7 @@ use super::jwk::KeySet;
 use super::rules::{Rule, Template};
 use super::sign_in::SignInConfig;
 use crate::admin::{MAX_GROUPS, is_name};
-use crate::config::{Object, Result, wrong};
+use crate::config::{Object, Result, Telling, list, wrong};
 use crate::outbound;
 use crate::pattern::Pattern;
 use crate::private;
@@ -66,26 +66,9 @@ impl IssuerConfig {
     /// # Errors
     /// Names the key that is wrong, with the numbers of its issuer and rule from 0.
     pub fn parse_all(value: &Value, beside: impl Fn(&Path) -> PathBuf) -> Result<Vec<Self>> {
-        let list = value.as_array().ok_or_else(|| wrong("issuers", "is not a list"))?;
-        if list.len() > ISSUERS {
-            return Err(wrong("issuers", format!("has more than {ISSUERS} of them")));
-        }
-        let mut issuers: Vec<Self> = Vec::new();
-        for (index, value) in list.iter().enumerate() {
-            let at = format!("issuers[{index}]");
-            let issuer = Self::parse(&at, value, &beside)?;
-            // Of two that have the same tokens, nobody could say whose a token is.
-            for (key, same) in [
-                ("name", issuers.iter().any(|other| other.name == issuer.name)),
-                ("issuer", issuers.iter().any(|other| other.issuer == issuer.issuer)),
-            ] {
-                if same {
-                    return Err(wrong(&format!("{at}.{key}"), "is there twice"));
-                }
-            }
-            issuers.push(issuer);
-        }
-        Ok(issuers)
+        // Of two that have the same tokens, nobody could say whose a token is.
+        let telling: [Telling<Self>; 2] = [("name", |issuer| &issuer.name), ("issuer", |issuer| &issuer.issuer)];
+        list("issuers", value, ISSUERS, &telling, |at, value| Self::parse(at, value, &beside))
     }
 
     fn parse(at: &str, value: &Value, beside: impl Fn(&Path) -> PathBuf) -> Result<Self> {

@@ -9,7 +9,7 @@ use serde_json::Value;
 use url::Url;
 
 use super::message::Secrets;
-use crate::config::{Object, Result, wrong};
+use crate::config::{Object, Result, list, wrong};
 use crate::pattern::Pattern;
 use crate::{outbound, private};
 
@@ -46,20 +46,7 @@ impl WebhookConfig {
     /// # Errors
     /// Names the key that is wrong, with the number of its webhook from 0.
     pub fn parse_all(value: &Value, beside: impl Fn(&Path) -> PathBuf) -> Result<Vec<Self>> {
-        let list = value.as_array().ok_or_else(|| wrong("webhooks", "is not a list"))?;
-        if list.len() > WEBHOOKS {
-            return Err(wrong("webhooks", format!("has more than {WEBHOOKS} of them")));
-        }
-        let mut webhooks: Vec<Self> = Vec::new();
-        for (index, value) in list.iter().enumerate() {
-            let at = format!("webhooks[{index}]");
-            let webhook = Self::parse(&at, value, &beside)?;
-            if webhooks.iter().any(|other| other.name == webhook.name) {
-                return Err(wrong(&format!("{at}.name"), "is there twice"));
-            }
-            webhooks.push(webhook);
-        }
-        Ok(webhooks)
+        list("webhooks", value, WEBHOOKS, &[("name", |webhook| &webhook.name)], |at, value| Self::parse(at, value, &beside))
     }
 
     fn parse(at: &str, value: &Value, beside: impl Fn(&Path) -> PathBuf) -> Result<Self> {

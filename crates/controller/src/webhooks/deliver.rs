@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 
 use futures::StreamExt as _;
 use futures::stream::FuturesUnordered;
+use octavius_core::timing::doubled;
 use octavius_core::{Execution, State, Timestamp, Timing, WebhookEvent};
 use octavius_store::record::DeliveryRecord;
 use octavius_store::{Commit, Revision, Store, StoreError, Txn, codec, key};
@@ -188,6 +189,11 @@ impl Courier {
                 }
                 self.put_off(which, held, &refused, now).await
             }
+            // A record that cannot be read stays so, and is told like what nobody takes.
+            Tried::Unread(error) if until(held.record.at, now) >= self.timing.webhook_patience => {
+                let record = DeliveryRecord { then: now, failure: error.to_string(), ..held.record.clone() };
+                self.give_up(which, held, record).await
+            }
             Tried::Unread(error) => {
                 tracing::warn!(webhook = self.config.name, execution = %which.0, %error, "what is to be told could not be read");
                 Some(Held { due: now.checked_add(self.timing.webhook_retry_min).unwrap_or(now), ..held })
@@ -272,7 +278,7 @@ impl Courier {
         }
         standing.failing_since.get_or_insert(now);
         standing.failure.clone_from(&refused.why);
-        let pause = doubled(self.timing.webhook_retry_min, standing.failures).min(self.timing.webhook_pause_max);
+        let pause = doubled(self.timing.webhook_retry_min, standing.failures, self.timing.webhook_pause_max);
         let pause = pause.max(refused.after.unwrap_or_default().min(self.timing.webhook_retry_max));
         let resume_at = self.clock.instant() + pause;
         standing.resume_at = Some(standing.resume_at.map_or(resume_at, |before| before.max(resume_at)));
@@ -297,7 +303,7 @@ impl Courier {
         if refused.is_gone || waited >= self.timing.webhook_patience {
             return self.give_up(which, held, record).await;
         }
-        let pause = jittered(doubled(self.timing.webhook_retry_min, tries).min(self.timing.webhook_retry_max));
+        let pause = jittered(doubled(self.timing.webhook_retry_min, tries, self.timing.webhook_retry_max));
         let pause = pause.max(refused.after.unwrap_or_default().min(self.timing.webhook_retry_max));
         let then = now.checked_add(pause).unwrap_or(now);
         let record = DeliveryRecord { then, ..record };
@@ -368,11 +374,6 @@ fn is_of_the_message(status: StatusCode) -> bool {
     status.is_client_error() && !OF_THE_WEBHOOK.contains(&status.as_u16())
 }
 
-/// `first`, doubled with each failure after the first.
-fn doubled(first: Duration, failures: u32) -> Duration {
-    first.saturating_mul(1 << failures.saturating_sub(1).min(20))
-}
-
 /// About so long, so that what failed together does not come back together.
 fn jittered(pause: Duration) -> Duration {
     pause.mul_f64(0.8 + 0.4 * (random::number() as f64 / u64::MAX as f64))
@@ -388,10 +389,8 @@ mod tests {
     use super::*;
 
     #[test]
-    fn pauses_double_and_no_number_of_failures_is_too_much() {
+    fn what_failed_together_does_not_come_back_together() {
         let first = Duration::from_secs(5);
-        assert_eq!([1, 2, 3, 4].map(|failures| doubled(first, failures).as_secs()), [5, 10, 20, 40]);
-        assert!(doubled(first, u32::MAX) > Duration::from_secs(3600));
         for _ in 0..100 {
             let pause = jittered(first).as_secs_f64();
             assert!((4.0..=6.0).contains(&pause), "{pause}");

@@ -106,36 +106,11 @@ impl Message {
 
 /// An execution in the words of `octavius status -o json`. Its arguments are not told: some are sensitive, and whoever is told may ask.
 fn told(execution: &Execution, page: Option<&Url>) -> Value {
-    let time = |at: Option<Timestamp>| at.map(|at| at.to_string());
-    let some = |text: &str| Some(text.to_owned()).filter(|text| !text.is_empty());
-    let approvals = execution.approvals.as_deref().map(|approvals| {
-        json!({
-            "groups": approvals.groups,
-            "count": approvals.count,
-            "not_self": approvals.not_self,
-            "expires_at": time(execution.approval_expires_at()),
-            "approved": approvals.approved.iter().map(|decision| json!({"by": decision.by, "at": decision.at.to_string(), "reason": some(&decision.reason)})).collect::<Vec<_>>(),
-            "rejected": approvals.rejected.as_ref().map(|decision| json!({"by": decision.by, "at": decision.at.to_string(), "reason": some(&decision.reason)})),
-        })
-    });
-    let url = page.and_then(|page| page.join(&format!("/executions/{}", execution.id)).ok().map(String::from));
-    json!({
-        "id": execution.id,
-        "job": execution.job,
-        "catalog": execution.catalog,
-        "state": execution.state,
-        "reason": execution.reason,
-        "message": some(&execution.message),
-        "exit_code": execution.exit_code,
-        "user": execution.user,
-        "executor": execution.executor(),
-        "scheduled_for": time(execution.tick),
-        "starts": execution.starts(),
-        "approvals": approvals,
-        "created_at": execution.created_at.to_string(),
-        "finished_at": time(execution.finished_at),
-        "url": url,
-    })
+    let mut told = octavius_proto::json::execution(&octavius_proto::execution(execution));
+    told["catalog"] = execution.catalog.to_string().into();
+    told["starts"] = execution.starts().into();
+    told["url"] = page.and_then(|page| page.join(&format!("/executions/{}", execution.id)).ok()).map(String::from).into();
+    told
 }
 
 #[cfg(test)]

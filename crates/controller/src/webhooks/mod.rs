@@ -18,7 +18,7 @@ use futures::future::join_all;
 use octavius_core::{Execution, ExecutionId, Timestamp, Timing, WebhookEvent};
 use octavius_proto::{Fault, reason, to_timestamp, v1};
 use octavius_store::record::DeliveryRecord;
-use octavius_store::{Commit, Key, Store, StoreError, Txn, codec, key};
+use octavius_store::{Commit, Store, StoreError, Txn, codec, key};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use tonic::Code;
@@ -113,7 +113,7 @@ impl Webhooks {
         tokio::join!(brought, followed, tidied);
     }
 
-    fn name_of<'a>(&'a self, name: &str) -> Option<&'a Courier> {
+    fn courier(&self, name: &str) -> Option<&Courier> {
         self.couriers.iter().find(|courier| courier.config.name == name)
     }
 
@@ -124,7 +124,7 @@ impl Webhooks {
         let names: BTreeSet<_> = known.chain(counts.keys().cloned()).collect();
         let of = |name: String| {
             let (waiting, given_up) = counts.get(&name).copied().unwrap_or_default();
-            let is_up = self.name_of(&name).is_some_and(|courier| courier.standing().failures == 0);
+            let is_up = self.courier(&name).is_some_and(|courier| courier.standing().failures == 0);
             (name, Backlog { waiting, given_up, is_up })
         };
         names.into_iter().map(of).collect()
@@ -144,7 +144,7 @@ impl Webhooks {
     /// All webhooks.
     pub(crate) fn list(&self) -> Vec<v1::Webhook> {
         let told = |(name, backlog): (String, Backlog)| {
-            let courier = self.name_of(&name);
+            let courier = self.courier(&name);
             let standing = courier.map(Courier::standing).unwrap_or_default();
             v1::Webhook {
                 url: courier.map(|courier| courier.config.place()).unwrap_or_default(),
@@ -222,7 +222,7 @@ impl Webhooks {
     /// Sends a webhook a message of no execution, now.
     pub(crate) async fn test(&self, webhook: &str, act: &Act) -> Result<(), Fault> {
         self.must_be_there(webhook)?;
-        let Some(courier) = self.name_of(webhook) else {
+        let Some(courier) = self.courier(webhook) else {
             let told = format!("webhook {} is not in this controller's configuration", webhook.escape_debug());
             return Err(Fault::new(Code::FailedPrecondition, reason::WEBHOOK_FAILED, told));
         };
@@ -258,7 +258,7 @@ impl Webhooks {
         let now = self.engine.clock().now();
         let over = self.outbox.select(false, |name, which, held, newer| {
             let is_old = deliver::until(held.record.at, now) >= self.timing.webhook_patience;
-            let failure = match self.name_of(name).map(Courier::standing) {
+            let failure = match self.courier(name).map(Courier::standing) {
                 _ if newer >= WAITING => format!("more than {WAITING} waited for it"),
                 None if is_old => "no webhook has this name".to_owned(),
                 // One that takes nothing is asked once in a while: not each message is tried.
@@ -284,17 +284,13 @@ impl Webhooks {
         }
         let gone = self.outbox.select(true, |name, which, held, newer| {
             let is_old = now.duration_since(held.record.then).as_hours() >= GIVEN_UP_HOURS;
-            ((newer >= GIVEN_UP || is_old) && own(which.0)).then(|| at_given_up(name, which))
+            ((newer >= GIVEN_UP || is_old) && own(which.0)).then(|| key::delivery_given_up(which.0, which.1, name))
         });
         for some in gone.chunks(MOVED_AT_ONCE) {
             self.store.commit(some.iter().fold(Txn::new(), |txn, at| txn.delete(at.clone()))).await?;
         }
         Ok(())
     }
-}
-
-fn at_given_up(name: &str, (id, event): Which) -> Key {
-    key::delivery_given_up(id, event, name)
 }
 
 fn wire(webhook: &str, (id, event): Which, given_up: bool, held: &Held) -> v1::Delivery {

@@ -22,7 +22,7 @@ use tonic::Code;
 
 use crate::fake::{Fake, finished, hello};
 use crate::harness::{Dice, House, PATIENCE, apply, eventually, get, header, reaches, request, send, timing, told};
-use crate::webhooks::Secret;
+use crate::webhooks::{Secret, nothing_left};
 
 #[derive(Debug)]
 struct Shaky {
@@ -316,11 +316,7 @@ async fn whatever_the_store_does_webhooks_are_told_of_each_end() {
     })
     .await;
     assert_eq!(told.len(), 60);
-    eventually("nothing to be left", async || {
-        let left = house.store().range(&Range::of(key::deliveries(), 10)).await.unwrap().entries;
-        if left.is_empty() { Ok(()) } else { Err(format!("{left:?}")) }
-    })
-    .await;
+    nothing_left(&house).await;
     let again = receiver.taken().unwrap().len() - 60;
     assert!(again < 30, "{again} were told twice");
 }

@@ -101,6 +101,15 @@ async fn deliveries(house: &House, waiting: bool) -> Vec<v1::Delivery> {
     house.admin().await.admin().list_deliveries(request).await.unwrap().into_inner().deliveries
 }
 
+/// Returns when the store holds nothing any more that is to be brought.
+pub(crate) async fn nothing_left(house: &House) {
+    eventually("nothing to be left", async || {
+        let left = house.store().range(&Range::of(key::deliveries(), 10)).await.unwrap().entries;
+        if left.is_empty() { Ok(()) } else { Err(format!("{left:?}")) }
+    })
+    .await;
+}
+
 /// The deliveries that were given up, once there are so many.
 async fn given_up(house: &House, count: usize) -> Vec<v1::Delivery> {
     eventually(&format!("{count} to be given up"), async || {
@@ -167,11 +176,7 @@ async fn each_is_told_what_it_asks_for_once_signed_and_without_arguments() {
     assert_eq!((only.len(), only[0].kind(), only[0].execution()), (1, "execution.finished", succeeded.as_str()));
 
     // Nothing is left behind, and what was done is counted.
-    eventually("nothing to wait", async || {
-        let waiting = deliveries(&house, true).await;
-        if waiting.is_empty() { Ok(()) } else { Err(format!("{waiting:?}")) }
-    })
-    .await;
+    nothing_left(&house).await;
     let (_, metrics) = http(house.metrics_address(), "GET", "/metrics").await;
     for line in [
         r#"octavius_webhook_deliveries_total{webhook="all",outcome="delivered"} 4"#,
@@ -316,11 +321,7 @@ async fn nobody_is_asked_to_approve_what_waits_no_longer() {
     let receiver = Receiver::at(address, &secret.text).unwrap();
     let told = taken(&receiver, 1).await;
     assert_eq!((told.len(), told[0].kind()), (1, "execution.finished"));
-    eventually("nothing to be left", async || {
-        let left = deliveries(&house, true).await;
-        if left.is_empty() { Ok(()) } else { Err(format!("{left:?}")) }
-    })
-    .await;
+    nothing_left(&house).await;
     assert_eq!(receiver.came().unwrap().len(), 1);
 }
 
@@ -340,11 +341,7 @@ async fn of_several_controllers_one_tells() {
             cancel(&admin, &id).await;
             ids.insert(id);
         }
-        eventually("nothing to be left", async || {
-            let left = house.store().range(&Range::of(key::deliveries(), 1)).await.unwrap().entries;
-            if left.is_empty() { Ok(()) } else { Err(format!("{left:?}")) }
-        })
-        .await;
+        nothing_left(&house).await;
         let told: Vec<_> = receiver.taken().unwrap()[before..].iter().map(|message| message.execution().to_owned()).collect();
         assert!(ids.iter().all(|id| told.contains(id)), "{told:?} and not {ids:?}");
         if told.len() == ids.len() { Ok(()) } else { Err(format!("{} times", told.len())) }
